@@ -1,0 +1,82 @@
+# Every target sets itself up: a virtual environment in .venv with what that target needs, made once.
+#
+#   make demo         train, pack, serve and explain real mortgage decisions
+#   make serve        serve the demo's repository (REPO=… for another) until Ctrl-C
+#   make test         all tests
+#   make lint         formatters, linters, types, import rules, generated code
+#   make native-test  the kernel's laws and a fuzz run in C++, under address, undefined-behaviour and thread sanitizers
+#   make bench        all benchmarks
+#   make bench-kernel the kernel against its peers: `make bench-kernel ARGS=--help`
+#   make bench-peers  environments of their own for peers that need another Python
+#   make format       what the formatters and linters can mend themselves
+#   make proto        generate Python from protos/
+#   make clean        remove what the targets made
+PYTHON ?= python3.11
+REPO ?= var/demo/models
+LEDGER ?= var/demo/ledger.sqlite
+VENV := .venv
+BIN := $(VENV)/bin
+
+# What the native extensions are built from; touching one rebuilds them.
+NATIVE := setup.py pyproject.toml constraints.txt $(wildcard native/*/*.cpp native/*/*.h native/*/*.pyx native/*/*.pxi)
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_QUIET := 1
+
+.PHONY: demo serve test native-test lint format proto bench bench-kernel bench-peers clean
+.DELETE_ON_ERROR:
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# Stamps say what is installed. `lint` needs the tests' packages too (it checks types), so it includes them.
+$(VENV)/.demo: EXTRAS := demo
+$(VENV)/.test: EXTRAS := test
+$(VENV)/.lint: EXTRAS := test,lint
+$(VENV)/.bench: EXTRAS := bench
+$(VENV)/.demo $(VENV)/.test $(VENV)/.lint $(VENV)/.bench: $(NATIVE) | $(BIN)/python
+	@echo "installing xai-service[$(EXTRAS)] into $(VENV) ..."
+	XAI_WERROR=1 PIP_CONSTRAINT=constraints.txt $(BIN)/pip install --editable '.[$(EXTRAS)]'
+	@touch $@ $(if $(filter %lint,$@),$(VENV)/.test) $(if $(filter-out %bench,$@),$(VENV)/.demo)
+
+demo: $(VENV)/.demo
+	$(BIN)/xai demo
+
+serve: $(VENV)/.demo
+	@test -d $(REPO) || $(BIN)/xai demo
+	$(BIN)/xai serve --repository $(REPO) --ledger $(LEDGER)
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+native-test:
+	$(MAKE) -C native/tests
+
+lint: $(VENV)/.lint
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/clang-format --dry-run --Werror $(wildcard native/*/*.cpp native/*/*.h)
+	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint native
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/buf lint
+	$(BIN)/python tools/gen_protos.py --check
+
+format: $(VENV)/.lint
+	$(BIN)/ruff check --fix-only
+	$(BIN)/ruff format
+	$(BIN)/clang-format -i $(wildcard native/*/*.cpp native/*/*.h)
+
+proto: $(VENV)/.lint
+	$(BIN)/python tools/gen_protos.py
+
+bench: bench-kernel
+
+bench-kernel: $(VENV)/.bench
+	$(BIN)/python bench/kernel_bench.py $(ARGS)
+
+bench-peers: $(VENV)/.bench
+	$(BIN)/python bench/kernel_bench.py --setup-peers
+
+clean:
+	rm -rf $(VENV) build *.egg-info xai_service/*.so var/demo

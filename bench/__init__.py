@@ -1,0 +1,1 @@
+"""Benchmarks. ``python bench/kernel_bench.py --help`` is where to start."""

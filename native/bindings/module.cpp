@@ -1,0 +1,289 @@
+// pybind11 bindings: check buffers, drop the GIL, map errors; nothing else.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "treeshap/explainer.h"
+#include "treeshap/forest.h"
+#include "treeshap/interactions.h"
+#include "treeshap/interventional.h"
+#include "treeshap/isa.h"
+#include "treeshap/worker_pool.h"
+
+namespace py = pybind11;
+
+namespace xai::treeshap {
+namespace {
+
+using Rows = py::array_t<float, py::array::c_style>;  // no forcecast: a wrong dtype is the caller's error to see
+
+template <class T>
+std::span<const T> view(const py::array_t<T, py::array::c_style>& array, const char* name) {
+  if (array.ndim() != 1) throw py::value_error(std::string(name) + " must have one dimension");
+  return {array.data(), static_cast<std::size_t>(array.size())};
+}
+
+std::size_t check_rows(const Rows& rows, int n_features) {
+  if (rows.ndim() != 2 || rows.shape(1) != n_features)
+    throw py::value_error("rows must be float32 (n, " + std::to_string(n_features) + "), C order");
+  if (!(rows.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_))
+    throw py::value_error("rows must be aligned in memory");
+  return static_cast<std::size_t>(rows.shape(0));
+}
+
+// An array of shape `shape` that owns `values`, without a copy.
+py::array_t<double> own(std::shared_ptr<std::vector<double>> values, std::vector<py::ssize_t> shape) {
+  double* data = values->data();
+  auto* holder = new std::shared_ptr<std::vector<double>>(std::move(values));
+  py::capsule owner(holder, [](void* p) { delete static_cast<std::shared_ptr<std::vector<double>>*>(p); });
+  return py::array_t<double>(std::move(shape), data, owner);
+}
+
+using Explainer = PathDependentExplainer;
+
+std::optional<Variant> variant_named(const std::string& name) {
+  if (name.empty()) return std::nullopt;
+  for (Variant variant : {Variant::kScalar, Variant::kRows, Variant::kRow})
+    if (name == name_of(variant)) return variant;
+  throw py::value_error("variant '" + name + "' is not known");
+}
+
+// An explanation under way on a pool. Owns copies of the rows and the plan, so nothing dangles when it is dropped.
+struct ExplainJob {
+  std::shared_ptr<Job> job;
+  std::shared_ptr<std::vector<double>> phi;
+  std::vector<py::ssize_t> shape;
+  Variant variant;
+
+  ~ExplainJob() {
+    if (job) job->cancel();
+  }
+  ExplainJob(std::shared_ptr<Job> j, std::shared_ptr<std::vector<double>> p, std::vector<py::ssize_t> s, Variant v)
+      : job(std::move(j)), phi(std::move(p)), shape(std::move(s)), variant(v) {}
+  ExplainJob(const ExplainJob&) = delete;
+
+  bool wait(double timeout_s) const {
+    py::gil_scoped_release release;
+    const double seconds = std::fmin(std::fmax(timeout_s, 0.0), 1e6);  // fmax takes NaN for the smallest
+    const auto timeout = std::chrono::nanoseconds(static_cast<std::int64_t>(seconds * 1e9));
+    return job->wait_for(timeout);
+  }
+  py::array_t<double> result() const {
+    switch (job->state()) {
+      case JobState::kDone:
+        return own(phi, shape);
+      case JobState::kFailed:
+        std::rethrow_exception(job->error());
+      case JobState::kCancelled:
+        throw std::runtime_error("the job was cancelled");
+      case JobState::kPending:
+        break;
+    }
+    throw std::runtime_error("the job is not over yet: wait for it first");
+  }
+};
+
+std::unique_ptr<ExplainJob> submit(const std::shared_ptr<Explainer>& explainer, WorkerPool& pool, const Rows& rows,
+                                   bool deferred) {
+  const std::size_t n = check_rows(rows, explainer->n_features());
+  if (n == 0) throw py::value_error("a job needs at least one row");
+  auto input = std::make_shared<std::vector<float>>(rows.data(), rows.data() + rows.size());
+  std::vector<py::ssize_t> shape{rows.shape(0), explainer->n_features(), explainer->n_outputs()};
+  auto phi = std::make_shared<std::vector<double>>(n * explainer->n_features() * explainer->n_outputs());
+  // One variant for the whole job, whatever its chunks. Small chunks keep workers evenly busy to the end; lanes want
+  // full vectors, and each chunk pays some scratch, so not too small.
+  const Variant variant = explainer->variant_for(n);
+  const std::size_t lanes = variant == Variant::kRows ? 16 : 1;
+  const std::size_t share = n / (4 * static_cast<std::size_t>(pool.threads()));
+  const std::size_t chunk = std::clamp<std::size_t>((share + lanes - 1) / lanes * lanes, lanes, 64);
+  auto job = pool.submit(n, chunk, deferred ? Priority::kDeferred : Priority::kLive,
+                         [explainer, variant, input, phi](std::size_t begin, std::size_t end, const StopToken& stop) {
+                           explainer->explain(variant, input->data(), begin, end, phi->data(), stop);
+                         });
+  return std::make_unique<ExplainJob>(std::move(job), std::move(phi), std::move(shape), variant);
+}
+
+// `n_outputs` base values of any plan.
+template <class Plan>
+py::array_t<double> base_values(const Plan& plan) {
+  return own(std::make_shared<std::vector<double>>(plan.base_values()), {plan.n_outputs()});
+}
+
+// All rows in the calling thread, the GIL dropped: (n, features, outputs), or with the features twice.
+template <class Plan, class Explain>
+py::array_t<double> explain(const Plan& plan, const Rows& rows, bool pairs, Explain run) {
+  const std::size_t n = check_rows(rows, plan.n_features());
+  std::vector<py::ssize_t> shape{rows.shape(0), plan.n_features(), plan.n_outputs()};
+  if (pairs) shape.insert(shape.begin() + 1, plan.n_features());
+  std::size_t size = 1;
+  for (py::ssize_t length : shape) size *= static_cast<std::size_t>(length);
+  auto phi = std::make_shared<std::vector<double>>(size);
+  if (n != 0) {
+    py::gil_scoped_release release;
+    run(rows.data(), n, phi->data());
+  }
+  return own(std::move(phi), std::move(shape));
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_treeshap, m) {
+  m.doc() = "Native TreeSHAP kernel. Use xai_service.treeshap, which documents it.";
+  py::register_exception<InvalidForest>(m, "InvalidForest", PyExc_ValueError);
+  py::register_exception<MissingCovers>(m, "MissingCovers", PyExc_ValueError);
+  m.def("process_isa", [] { return std::string(name_of(process_isa())); });
+  m.def("supported_isas", [] {
+    std::vector<std::string> names;
+    for (Isa isa : supported_isas()) names.emplace_back(name_of(isa));
+    return names;
+  });
+
+  py::class_<Forest, std::shared_ptr<Forest>>(m, "Forest")
+      .def(py::init([](std::int64_t n_features, std::int64_t n_outputs,
+                       const py::array_t<std::int64_t, py::array::c_style>& tree_begin,
+                       const py::array_t<std::uint8_t, py::array::c_style>& kind,
+                       const py::array_t<std::int64_t, py::array::c_style>& feature,
+                       const py::array_t<float, py::array::c_style>& threshold,
+                       const py::array_t<std::uint8_t, py::array::c_style>& nan_left,
+                       const py::array_t<std::int64_t, py::array::c_style>& left,
+                       const py::array_t<std::int64_t, py::array::c_style>& right,
+                       const py::array_t<double, py::array::c_style>& cover,
+                       const py::array_t<std::int64_t, py::array::c_style>& weight_begin,
+                       const py::array_t<std::int64_t, py::array::c_style>& weight_output,
+                       const py::array_t<double, py::array::c_style>& weight,
+                       const py::array_t<double, py::array::c_style>& base) {
+             const RawForest raw{n_features,
+                                 n_outputs,
+                                 view(tree_begin, "tree_begin"),
+                                 view(kind, "kind"),
+                                 view(feature, "feature"),
+                                 view(threshold, "threshold"),
+                                 view(nan_left, "nan_left"),
+                                 view(left, "left"),
+                                 view(right, "right"),
+                                 view(cover, "cover"),
+                                 view(weight_begin, "weight_begin"),
+                                 view(weight_output, "weight_output"),
+                                 view(weight, "weight"),
+                                 view(base, "base")};
+             py::gil_scoped_release release;
+             return std::make_shared<Forest>(Forest::build(raw));
+           }),
+           py::kw_only(), py::arg("n_features"), py::arg("n_outputs"), py::arg("tree_begin").noconvert(),
+           py::arg("kind").noconvert(), py::arg("feature").noconvert(), py::arg("threshold").noconvert(),
+           py::arg("nan_left").noconvert(), py::arg("left").noconvert(), py::arg("right").noconvert(),
+           py::arg("cover").noconvert(), py::arg("weight_begin").noconvert(), py::arg("weight_output").noconvert(),
+           py::arg("weight").noconvert(), py::arg("base").noconvert())
+      .def_property_readonly("n_features", &Forest::n_features)
+      .def_property_readonly("n_outputs", &Forest::n_outputs)
+      .def_property_readonly("n_trees", &Forest::n_trees)
+      .def_property_readonly("n_leaves", &Forest::n_leaves)
+      .def_property_readonly("n_nodes", [](const Forest& f) { return f.nodes().size(); })
+      .def_property_readonly("max_depth", &Forest::max_depth)
+      .def_property_readonly("has_covers", &Forest::has_covers)
+      .def(
+          "predict",
+          [](const Forest& forest, const Rows& rows) {
+            const std::size_t n = check_rows(rows, forest.n_features());
+            auto margin = std::make_shared<std::vector<double>>(n * forest.n_outputs());
+            {
+              py::gil_scoped_release release;
+              for (std::size_t row = 0; row < n; ++row)
+                forest.predict(rows.data() + row * forest.n_features(), margin->data() + row * forest.n_outputs());
+            }
+            return own(std::move(margin), {rows.shape(0), forest.n_outputs()});
+          },
+          py::arg("rows").noconvert());
+
+  // Destroying a pool waits for the chunks under way.
+  py::class_<WorkerPool, std::shared_ptr<WorkerPool>>(m, "WorkerPool", py::release_gil_before_calling_cpp_dtor())
+      .def(py::init<int>(), py::arg("threads"))
+      .def_property_readonly("threads", &WorkerPool::threads);
+
+  py::class_<ExplainJob>(m, "ExplainJob")
+      .def("wait", &ExplainJob::wait, py::arg("timeout_s"))
+      .def("cancel", [](const ExplainJob& job) { job.job->cancel(); })
+      .def("result", &ExplainJob::result)
+      .def_property_readonly("variant", [](const ExplainJob& job) { return std::string(name_of(job.variant)); })
+      .def_property_readonly("cancelled",
+                             [](const ExplainJob& job) { return job.job->state() == JobState::kCancelled; })
+      .def_property_readonly("started_ns", [](const ExplainJob& job) { return job.job->started_ns(); })
+      .def_property_readonly("finished_ns", [](const ExplainJob& job) { return job.job->finished_ns(); });
+
+  py::class_<Explainer, std::shared_ptr<Explainer>>(m, "PathDependentExplainer")
+      .def(py::init([](const Forest& forest, const std::string& isa, const std::string& variant) {
+             const Isa chosen = isa.empty() ? process_isa() : isa_named(isa);
+             const std::optional<Variant> forced = variant_named(variant);
+             py::gil_scoped_release release;
+             return std::make_shared<Explainer>(forest, chosen, forced);
+           }),
+           py::arg("forest"), py::kw_only(), py::arg("isa") = "", py::arg("variant") = "")
+      .def_property_readonly("n_features", &Explainer::n_features)
+      .def_property_readonly("n_outputs", &Explainer::n_outputs)
+      .def_property_readonly("memory_bytes", &Explainer::memory_bytes)
+      .def_property_readonly("isa", [](const Explainer& explainer) { return std::string(name_of(explainer.isa())); })
+      .def("variant_for", [](const Explainer& explainer,
+                             std::size_t rows) { return std::string(name_of(explainer.variant_for(rows))); })
+      .def_property_readonly("base_values", &base_values<Explainer>)
+      .def(
+          "explain",
+          [](const Explainer& explainer, const Rows& rows) {
+            return explain(explainer, rows, false, [&](const float* data, std::size_t n, double* phi) {
+              explainer.explain(explainer.variant_for(n), data, 0, n, phi, StopToken());
+            });
+          },
+          py::arg("rows").noconvert())
+      .def("submit", &submit, py::arg("pool"), py::arg("rows").noconvert(), py::kw_only(), py::arg("deferred") = false);
+
+  py::class_<InterventionalPlan>(m, "InterventionalPlan")
+      .def(py::init([](const Forest& forest, const Rows& background, std::size_t memory_cap, const std::string& isa) {
+             const std::size_t n = check_rows(background, forest.n_features());
+             const Isa chosen = isa.empty() ? process_isa() : isa_named(isa);
+             py::gil_scoped_release release;
+             return std::make_unique<InterventionalPlan>(forest, background.data(), n, memory_cap, chosen);
+           }),
+           py::arg("forest"), py::arg("background").noconvert(),
+           py::arg("memory_cap_bytes") = InterventionalPlan::kDefaultMemoryCap, py::kw_only(), py::arg("isa") = "")
+      .def_property_readonly("n_features", &InterventionalPlan::n_features)
+      .def_property_readonly("n_outputs", &InterventionalPlan::n_outputs)
+      .def_property_readonly("n_trees_by_table", &InterventionalPlan::n_trees_by_table)
+      .def_property_readonly("memory_bytes", &InterventionalPlan::memory_bytes)
+      .def_property_readonly("isa", [](const InterventionalPlan& plan) { return std::string(name_of(plan.isa())); })
+      .def_property_readonly("base_values", &base_values<InterventionalPlan>)
+      .def(
+          "explain",
+          [](const InterventionalPlan& plan, const Rows& rows) {
+            return explain(plan, rows, false, [&](const float* data, std::size_t n, double* phi) {
+              plan.explain(data, 0, n, phi, StopToken());
+            });
+          },
+          py::arg("rows").noconvert());
+
+  py::class_<InteractionsPlan>(m, "InteractionsPlan")
+      .def(py::init([](const Forest& forest) {
+             py::gil_scoped_release release;
+             return std::make_unique<InteractionsPlan>(forest, path_facts(forest));
+           }),
+           py::arg("forest"))
+      .def_property_readonly("n_features", &InteractionsPlan::n_features)
+      .def_property_readonly("n_outputs", &InteractionsPlan::n_outputs)
+      .def_property_readonly("memory_bytes", &InteractionsPlan::memory_bytes)
+      .def_property_readonly("base_values", &base_values<InteractionsPlan>)
+      .def(
+          "explain",
+          [](const InteractionsPlan& plan, const Rows& rows) {
+            return explain(plan, rows, true, [&](const float* data, std::size_t n, double* phi) {
+              plan.explain(data, 0, n, phi, StopToken());
+            });
+          },
+          py::arg("rows").noconvert());
+}
+
+}  // namespace xai::treeshap

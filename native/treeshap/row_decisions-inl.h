@@ -1,0 +1,85 @@
+// The decisions of one row (row_decisions.h says how). Part of the one-row kernel: see row_kernel-inl.h.
+#include "treeshap/row_plan.h"
+
+namespace xai::treeshap::XAI_ISA {
+namespace {
+
+// Fills in what decisions need to know of the row. Returns whether it has a NaN that matters.
+bool read_row(const RowDecisions& plan, const float* row, RowScratch& scratch) {
+  bool any_nan = false;
+  for (std::size_t f = 0; f < plan.features.size(); ++f) {
+    const float x = row[plan.features[f]];
+    any_nan |= x != x;
+    scratch.numbers[f] = x;
+    if (!plan.ranked) continue;
+    const float* cuts = plan.cuts.data() + f * RowDecisions::kCutRow;
+    const int sixteens = count_not_above(cuts, x);
+    const int rest = count_not_above(cuts + RowDecisions::kCutsBefore + 16 * sixteens, x);
+    scratch.ranks[f] = static_cast<std::uint8_t>(16 * sixteens + rest);
+    scratch.nans[f] = x != x ? 0xFF : 0;
+  }
+  return any_nan;
+}
+
+XAI_INLINE std::uint64_t choose(std::uint64_t which, std::uint64_t yes, std::uint64_t no) {
+  return (which & yes) | (~which & no);
+}
+
+template <bool kWide, bool kNaN>
+void decide_by_rank(const RowDecisions& plan, const RowSum& sum, RowScratch& scratch) {
+  constexpr std::size_t kWord = RowDecisions::kWord;
+  const Table<kWide> ranks(scratch.ranks.data()), nans(scratch.nans.data());
+  for (std::size_t at = sum.lane_begin; at < sum.lane_end; at += kWord) {
+    const std::uint8_t* feature = plan.rank_feature.data() + at;
+    std::uint64_t left = ranks.at_most(feature, plan.rank_bound.data() + at) ^ plan.flipped[at / kWord];
+    if constexpr (kNaN) left = choose(nans.set(feature), plan.nan_left[at / kWord], left);
+    scratch.left[(at - sum.lane_begin) / kWord] = left;
+  }
+  for (std::size_t at = sum.repeat_begin; at < sum.repeat_end; at += kWord) {
+    const std::uint8_t* feature = plan.repeat_rank_feature.data() + at;
+    std::uint64_t along = ranks.within(feature, plan.repeat_rank_low.data() + at, plan.repeat_rank_width.data() + at);
+    if constexpr (kNaN) along = choose(nans.set(feature), plan.nan_along[at / kWord], along);
+    scratch.along[(at - sum.repeat_begin) / kWord] = along;
+  }
+}
+
+template <bool kFew, bool kNaN>
+void decide_by_value(const RowDecisions& plan, const RowSum& sum, RowScratch& scratch) {
+  constexpr std::size_t kWord = RowDecisions::kWord;
+  const Numbers<kFew> numbers(scratch.numbers.data());
+  for (std::size_t at = sum.lane_begin; at < sum.lane_end; at += kWord) {
+    std::uint64_t right = 0, nan = 0;
+    for (std::size_t part = 0; part < kWord; part += kLanes) {
+      const Vec x = numbers.look_up(plan.value_feature.data() + at + part);
+      right |= not_less(x, load(plan.value_bound.data() + at + part)) << part;
+      if constexpr (kNaN) nan |= unordered(x) << part;
+    }
+    const std::uint64_t left = ~right ^ plan.flipped[at / kWord];
+    scratch.left[(at - sum.lane_begin) / kWord] = kNaN ? choose(nan, plan.nan_left[at / kWord], left) : left;
+  }
+  for (std::size_t at = sum.repeat_begin; at < sum.repeat_end; at += kWord) {
+    std::uint64_t along = 0, nan = 0;
+    for (std::size_t part = 0; part < kWord; part += kLanes) {
+      const Vec x = numbers.look_up(plan.repeat_value_feature.data() + at + part);
+      const std::uint64_t above = not_less(x, load(plan.repeat_value_low.data() + at + part));
+      along |= (above & ~not_less(x, load(plan.repeat_value_high.data() + at + part))) << part;
+      if constexpr (kNaN) nan |= unordered(x) << part;
+    }
+    scratch.along[(at - sum.repeat_begin) / kWord] = kNaN ? choose(nan, plan.nan_along[at / kWord], along) : along;
+  }
+}
+
+using Decide = void (*)(const RowDecisions&, const RowSum&, RowScratch&);
+
+Decide decide_for(const RowDecisions& plan, bool any_nan) {
+  const std::size_t features = plan.features.size();
+  if (plan.ranked) {
+    if (features <= 64) return any_nan ? decide_by_rank<false, true> : decide_by_rank<false, false>;
+    return any_nan ? decide_by_rank<true, true> : decide_by_rank<true, false>;
+  }
+  if (features <= 32) return any_nan ? decide_by_value<true, true> : decide_by_value<true, false>;
+  return any_nan ? decide_by_value<false, true> : decide_by_value<false, false>;
+}
+
+}  // namespace
+}  // namespace xai::treeshap::XAI_ISA

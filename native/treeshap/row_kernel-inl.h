@@ -1,0 +1,279 @@
+// The one-row kernel, compiled once for each instruction set. The including file defines XAI_ISA (a namespace) and has
+// included the vectors of that name, row_lanes_*-inl.h. The mathematics is in path_dependent.h, the layout in
+// row_plan.h.
+//
+// Everything here has internal linkage, and of the standard library only what is always inlined is used: a function
+// shared with other objects might be linked in the version that only this instruction set can run.
+#include <algorithm>
+#include <bit>
+
+#include "treeshap/row_decisions-inl.h"
+#include "treeshap/row_kernel.h"
+#include "treeshap/row_plan.h"
+#include "treeshap/row_totals-inl.h"
+#include "treeshap/stop_token.h"
+
+namespace xai::treeshap::XAI_ISA {
+namespace {
+
+static_assert(std::endian::native == std::endian::little, "bits are written as words and read in other pieces");
+
+constexpr std::size_t kRouteBytes = RowRoute::kSlotBytes + kLanes;
+
+XAI_INLINE std::uint32_t read_u32(const void* p) {
+  std::uint32_t value;
+  std::memcpy(&value, p, sizeof value);
+  return value;
+}
+
+// One block, down and up. `kPoints` is the number of points, or 0 where it is the rule's, up to RowPlan::kMaxPoints.
+template <int kPoints>
+class Walk {
+ public:
+  XAI_INLINE Walk(const RowPlan& plan, const RowBlock& block, RowScratch& scratch)
+      : plan_(plan),
+        block_(block),
+        rule_points_(static_cast<int>(plan.rules[block.rule].point.size())),
+        slots_(scratch.slots.data()),
+        left_(reinterpret_cast<const char*>(scratch.left.data())),
+        along_(reinterpret_cast<const char*>(scratch.along.data())),
+        inverses_(plan.inverses.empty() ? scratch.inverses.data() : plan.inverses.data() + block.inverses),
+        stride_(block.inverse_stride),
+        phi_(scratch.phi.data() + block.chunk * kLanes) {
+    const RowRule& rule = plan.rules[block.rule];
+    for (int q = 0; q < points(); ++q) {
+      t_[q] = rule.point[q];
+      store(slot(RowBlock::kRootSlot) + q * kLanes, all(rule.weight[q]));
+    }
+    if (plan.inverses.empty()) fill_inverses(scratch.inverses.data());
+  }
+
+  // P of all vectors that have children in others, and of these children unless they put it together themselves.
+  XAI_INLINE void down() {
+    const std::uint8_t* routes = plan_.down_routes.data() + block_.down_routes;
+    const float* const values = plan_.values.data() + block_.values;
+    const RowFork* const end = plan_.forks.data() + block_.fork_end;
+    for (const RowFork* fork = plan_.forks.data() + block_.fork_begin; fork < end; ++fork) {
+      // Front to back for the forks is back to front for the values, which no hardware guesses.
+      __builtin_prefetch(values + fork[RowPlan::kAhead].values);
+      Vec product[kRoom], factor[kRoom];
+      float* const own = slot(fork->product);
+      load_product(fork->sources, routes, own, product);
+      if (fork->sources)
+        for (int q = 0; q < points(); ++q) store(own + q * kLanes, product[q]);
+
+      const Vec ratio = load(values + fork->values);
+      Vec h = decision(bits_at(left_, block_.chunk + fork->chunk), ratio);
+      if (fork->repeated) {
+        h = keep(came_along(block_.repeats + fork->repeats), static_cast<Bits>(fork->repeated), h);
+        const Expansion expand(static_cast<Bits>(fork->repeated));
+        const float* inverse = inverses_ + fork->repeats;
+        for (int q = 0; q < points(); ++q, inverse += stride_)
+          factor[q] = fma(expand(all(1), inverse), h * all(t_[q]), ratio);
+      } else {
+        for (int q = 0; q < points(); ++q) factor[q] = fma(all(t_[q]), h, ratio);
+      }
+      if (fork->out[0] != RowFork::kNone) {
+        float* const out = slot(fork->out[0]);
+        for (int q = 0; q < points(); ++q) store(out + q * kLanes, product[q] * factor[q]);
+      }
+      if (fork->out[1] != RowFork::kNone) {
+        float* const out = slot(fork->out[1]);
+        for (int q = 0; q < points(); ++q) store(out + q * kLanes, fnma(product[q], factor[q], product[q]));
+      }
+    }
+  }
+
+  // U of all vectors, and what they attribute. `kRadau`: whether there are constants for t = 0.
+  template <bool kRadau>
+  XAI_INLINE void up() {
+    next_value_ = plan_.values.data() + block_.values;
+    next_left_ = block_.chunk;
+    next_along_ = block_.repeats;
+    next_inverse_ = inverses_;
+    next_route_ = plan_.up_routes.data() + block_.up_routes;
+    next_phi_ = phi_;
+    const RowVector* const end = plan_.vectors.data() + block_.vector_end;
+    for (const RowVector* vector = plan_.vectors.data() + block_.vector_begin; vector < end; ++vector) {
+      // `weighted` is P * K.
+      Vec product[kRoom], factor[kRoom], weighted[kRoom], left[kRoom], right[kRoom];
+      load_product(vector->sources, next_route_, slot(vector->product), product);
+      const Vec ratio = next_value();
+      Vec h = decision(bits_at(left_, next_left_++), ratio), sum = kRadau ? next_value() : Vec{};
+      float* const own_phi = next_phi_;
+      next_phi_ += kLanes;
+      if (vector->repeated) {
+        h = keep(came_along(next_along_), static_cast<Bits>(vector->repeated), h);
+        const Expansion expand(static_cast<Bits>(vector->repeated));
+        const float* inverse = take_inverses(vector->repeated);
+        const Vec z = expand(all(1), inverse + points() * stride_);
+        for (int q = 0; q < points(); ++q, inverse += stride_) {
+          const Vec g = expand(all(1), inverse);
+          factor[q] = fma(g, h * all(t_[q]), ratio);
+          weighted[q] = product[q] * (g * g * z);
+        }
+      } else {
+        for (int q = 0; q < points(); ++q) {
+          factor[q] = fma(all(t_[q]), h, ratio);
+          weighted[q] = product[q];
+        }
+      }
+      take_side<kRadau, false>(vector->side[0], product, factor, left);
+      take_side<kRadau, true>(vector->side[1], product, factor, right);
+
+      float* const out = slot(vector->value);
+      for (int q = 0; q < points(); ++q) {
+        const Vec difference = left[q] - right[q];
+        store(out + q * kLanes, fma(factor[q], difference, right[q]));
+        sum = fma(weighted[q], difference, sum);
+      }
+      store(own_phi, sum * h);
+    }
+  }
+
+ private:
+  static constexpr int kRoom = kPoints ? kPoints : RowPlan::kMaxPoints;
+
+  XAI_INLINE int points() const { return kPoints ? kPoints : rule_points_; }
+  XAI_INLINE float* slot(RowSlot index) const {
+    return slots_ + static_cast<std::size_t>(index) * static_cast<std::size_t>(points() * kLanes);
+  }
+  XAI_INLINE Vec next_value() {
+    next_value_ += kLanes;
+    return load(next_value_ - kLanes);
+  }
+  XAI_INLINE const float* take_inverses(std::uint16_t repeated) {
+    const int count = __builtin_popcount(repeated);
+    next_along_ += count;
+    next_inverse_ += count;
+    return next_inverse_ - count;
+  }
+  // The bits from `at` on, enough for one vector.
+  XAI_INLINE std::uint32_t came_along(std::size_t at) const { return read_u32(along_ + at / 8) >> at % 8; }
+
+  // 1 / F at each point, then z, of all lanes of the block that need them. To divide again for each row is
+  // cheaper than to fetch what was divided before from beyond the second cache.
+  XAI_INLINE void fill_inverses(float* inverse) const {
+    const float* merged = plan_.merged.data() + block_.merged;
+    for (std::size_t at = 0; at < stride_; at += kLanes) {
+      const Vec z = load(merged + at);
+      for (int q = 0; q < points(); ++q) store(inverse + q * stride_ + at, all(1) / fma(z, all(1 - t_[q]), all(t_[q])));
+      store(inverse + points() * stride_ + at, z);
+    }
+  }
+
+  // P, from its slot or put together from lanes of several vectors.
+  XAI_INLINE void load_product(int sources, const std::uint8_t*& routes, const float* at, Vec* product) const {
+    if (!sources) {
+      for (int q = 0; q < points(); ++q) product[q] = load(at + q * kLanes);
+      return;
+    }
+    for (int q = 0; q < points(); ++q) product[q] = Vec{};
+    do {
+      const Permutation permutation(routes + RowRoute::kSlotBytes);
+      const float* from = slot(read_u32(routes));
+      for (int q = 0; q < points(); ++q) product[q] = permutation(product[q], from + q * kLanes);
+      routes += kRouteBytes;
+    } while (--sources);
+  }
+
+  // U that comes up from one side, and what the bottoms there attribute.
+  template <bool kRadau, bool kRight>
+  XAI_INLINE void take_side(const RowSide& side, const Vec* product, const Vec* factor, Vec* value) {
+    const auto below = [&](int q) { return kRight ? fnma(product[q], factor[q], product[q]) : product[q] * factor[q]; };
+    if (side.has & RowSide::kBottoms) {
+      const Vec expected = next_value(), ratio = next_value();
+      Vec moves = decision(bits_at(left_, next_left_++), ratio) * next_value(), sum = kRadau ? next_value() : Vec{};
+      if (side.repeated) {
+        moves = keep(came_along(next_along_), static_cast<Bits>(side.repeated), moves);
+        const Expansion expand(static_cast<Bits>(side.repeated));
+        const float* inverse = take_inverses(side.repeated);
+        const Vec z = expand(all(1), inverse + points() * stride_);
+        for (int q = 0; q < points(); ++q, inverse += stride_) {
+          const Vec g = expand(all(1), inverse);
+          value[q] = fma(g, moves * all(t_[q]), expected);
+          sum = fma(below(q), g * g * z, sum);
+        }
+      } else {
+        for (int q = 0; q < points(); ++q) {
+          value[q] = fma(all(t_[q]), moves, expected);
+          sum += below(q);
+        }
+      }
+      store(next_phi_, sum * moves);
+      next_phi_ += kLanes;
+    } else if (side.has & RowSide::kConstants) {
+      const Vec expected = next_value();
+      for (int q = 0; q < points(); ++q) value[q] = expected;
+    } else {
+      for (int q = 0; q < points(); ++q) value[q] = Vec{};
+    }
+    for (int route = side.routes; route; --route) {
+      const std::uint32_t from = read_u32(next_route_);
+      const Permutation permutation(next_route_ + RowRoute::kSlotBytes);
+      next_route_ += kRouteBytes;
+      const float* child = slot(from >> 1);
+      if (from & 1)
+        for (int q = 0; q < points(); ++q) value[q] = permutation.in_place(value[q], child + q * kLanes);
+      else
+        for (int q = 0; q < points(); ++q) value[q] = permutation(value[q], child + q * kLanes);
+    }
+  }
+
+  const RowPlan& plan_;
+  const RowBlock& block_;
+  const int rule_points_;
+  float* const slots_;
+  const char* const left_;
+  const char* const along_;
+  const float* const inverses_;
+  const std::size_t stride_;
+  float* const phi_;
+  float t_[kRoom];
+  // Where the way up stands in its streams.
+  const float* next_value_ = nullptr;
+  std::size_t next_left_ = 0;
+  std::size_t next_along_ = 0;
+  const float* next_inverse_ = nullptr;
+  const std::uint8_t* next_route_ = nullptr;
+  float* next_phi_ = nullptr;
+};
+
+template <int kPoints>
+void walk_block(const RowPlan& plan, const RowBlock& block, RowScratch& scratch) {
+  Walk<kPoints> walk(plan, block, scratch);
+  walk.down();
+  if (plan.rules[block.rule].radau)
+    walk.template up<true>();
+  else
+    walk.template up<false>();
+}
+
+using WalkBlock = void (*)(const RowPlan&, const RowBlock&, RowScratch&);
+
+WalkBlock walk_for(std::size_t points) {
+  constexpr WalkBlock kWalks[] = {walk_block<0>, walk_block<1>, walk_block<2>, walk_block<3>, walk_block<4>,
+                                  walk_block<5>, walk_block<6>, walk_block<7>, walk_block<8>};
+  return kWalks[points < sizeof kWalks / sizeof *kWalks ? points : 0];
+}
+
+}  // namespace
+
+void explain_row(const RowPlan& plan, const float* row, double* phi, RowScratch& scratch, const StopToken& stop) {
+  const std::size_t outputs = plan.n_outputs;
+  std::fill_n(phi, static_cast<std::size_t>(plan.n_features) * outputs, 0.0);
+  const Decide decide = decide_for(plan.decisions, read_row(plan.decisions, row, scratch));
+  for (std::size_t s = 0; s < plan.sums.size(); ++s) {
+    const RowSum& sum = plan.sums[s];
+    decide(plan.decisions, sum, scratch);
+    for (std::uint32_t b = sum.block_begin; b < sum.block_end; ++b) {
+      stop.throw_if_stopped();
+      const RowBlock& block = plan.blocks[b];
+      walk_for(plan.rules[block.rule].point.size())(plan, block, scratch);
+    }
+    add_up(plan.totals, plan.totals.runs[s], scratch.phi.data(), sum.lane_end - sum.lane_begin, phi + sum.output,
+           outputs);
+  }
+}
+
+}  // namespace xai::treeshap::XAI_ISA

@@ -1,0 +1,36 @@
+// What the lanes hold, added up by feature (row_totals.h says how). Part of the one-row kernel: see row_kernel-inl.h.
+#include "treeshap/row_totals.h"
+
+namespace xai::treeshap::XAI_ISA {
+namespace {
+
+// Adds the attributions of one run, `lanes` of them, to `phi`: by feature, `step` apart.
+void add_up(const RowTotals& totals, const RowTotals::Run& run, const float* from, std::size_t lanes, double* phi,
+            std::size_t step) {
+  if constexpr (kHasPicks) {
+    Vec sums[RowTotals::kAccumulators / kLanes] = {};
+    const std::uint8_t* entry = totals.picks.data() + run.picks;
+    for (std::size_t lane = 0; lane < lanes; lane += RowTotals::kPickedLanes, entry += RowTotals::kPickBytes)
+      pick(from + lane, entry, sums);
+    alignas(Vec) float total[RowTotals::kAccumulators];
+    for (std::size_t a = 0; a < RowTotals::kAccumulators; a += kLanes) store(total + a, sums[a / kLanes]);
+    for (std::size_t a = 0; a < RowTotals::kAccumulators; ++a) phi[run.feature[a] * step] += total[a];
+  }
+  for (std::size_t w = run.window_begin; w < run.window_end; ++w) {
+    const RowTotals::Window& window = totals.windows[w];
+    const float* first = from + window.first_lane;
+    const std::uint16_t* lane = totals.listed.data() + window.listed_begin;
+    for (std::size_t s = window.segment_begin; s < window.segment_end; ++s) {
+      const RowTotals::Segment& segment = totals.segments[s];
+      float sums[4] = {};  // no addition waits for the one before
+      std::uint32_t i = 0;
+      for (; i + 4 <= segment.count; i += 4, lane += 4)
+        for (int j = 0; j < 4; ++j) sums[j] += first[lane[j]];
+      for (; i < segment.count; ++i) sums[0] += first[*lane++];
+      phi[segment.feature * step] += (sums[0] + sums[1]) + (sums[2] + sums[3]);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace xai::treeshap::XAI_ISA

@@ -1,0 +1,274 @@
+// The many-rows kernel, compiled once for each instruction set. The including file defines XAI_ISA (a namespace) and
+// XAI_LANES (floats in a vector). The mathematics is in path_dependent.h and rows_plan.h.
+//
+// Vectors are the compiler's own (GCC and Clang vector extensions): lane i of each is row i of a block. Everything here
+// has internal linkage, and no template or inline function of the standard library is used: the linker might keep this
+// object's copy of one, which only this instruction set can run, for the whole program.
+#include <cstdint>
+#include <cstring>
+#include <new>
+
+#include "treeshap/rows_kernel.h"
+#include "treeshap/rows_plan.h"
+#include "treeshap/stop_token.h"
+
+namespace xai::treeshap::XAI_ISA {
+namespace {
+
+constexpr int kLanes = XAI_LANES;
+constexpr std::size_t kTileRows = 256;       // rows whose inputs and sums stay in cache while a tree is walked for all
+constexpr std::size_t kSplitsPerSum = 1024;  // splits summed in float32, roughly, before they go into the float64 sum
+
+typedef float Vec __attribute__((vector_size(kLanes * sizeof(float))));
+typedef std::int32_t Mask __attribute__((vector_size(kLanes * sizeof(float))));
+
+inline __attribute__((always_inline)) Vec all(float value) { return Vec{} + value; }
+inline __attribute__((always_inline)) Vec choose(Mask mask, Vec yes, Vec no) { return mask ? yes : no; }
+inline __attribute__((always_inline)) Vec choose(Mask mask, float yes, float no) { return mask ? all(yes) : all(no); }
+
+// What a walk needs beside the node and the products. `kNaN`: whether any value of the block is NaN.
+struct Walk {
+  const RowsSplit* splits;
+  const RowsRepeat* repeats;
+  const float* factors;
+  const float* point;  // of the rule
+  int points;
+  const Vec* x;  // by feature
+  Vec* phi;      // by feature
+};
+
+template <bool kNaN>
+inline __attribute__((always_inline)) Mask goes_left(const Comparison& at, Vec x) {
+  Mask left = ~(x >= at.threshold);
+  if constexpr (kNaN) left &= (x == x) | (Mask{} - static_cast<std::int32_t>(at.nan_left));
+  return left;
+}
+
+template <bool kNaN>
+inline __attribute__((always_inline)) Mask came_along(const RowsRepeat& repeat, Vec x) {
+  Mask along = (x >= repeat.low) & ~(x >= repeat.high);
+  if constexpr (kNaN) along |= (x != x) & (Mask{} - static_cast<std::int32_t>(repeat.nan_along));
+  return along;
+}
+
+// H of a bottom: how its value and its feature move with t.
+template <bool kNaN>
+inline __attribute__((always_inline)) Vec bottom(const Walk& walk, const RowsChild& child) {
+  return choose(goes_left<kNaN>(child.at, walk.x[child.at.feature]), child.if_left, child.if_right);
+}
+
+// Walks the subtree of one split. `product` holds P at each point, times the point's weight; `value` gets U. `kPoints`
+// is the number of points, or 0 where it is `walk.points`, up to RowsPlan::kMaxPoints.
+template <int kPoints, bool kNaN>
+void visit(const Walk& walk, std::uint32_t index, const Vec* product, Vec* value) {
+  constexpr int kRoom = kPoints ? kPoints : RowsPlan::kMaxPoints;
+  const int points = kPoints ? kPoints : walk.points;
+  const float* t = walk.point;
+  const RowsSplit& split = walk.splits[index];
+  const Vec x = walk.x[split.at.feature];
+  Vec h = choose(goes_left<kNaN>(split.at, x), 1 - split.ratio, -split.ratio);
+  Vec& phi = walk.phi[split.at.feature];
+
+  if (split.twig) {
+    Vec sum = product[0] + split.moment, first = product[0] * t[0];
+    for (int q = 1; q < points; ++q) {
+      sum += product[q];
+      first += product[q] * t[q];
+    }
+    // P of the left child summed over the points, then of the right.
+    const Vec to_left = first * h + sum * split.ratio, to_right = sum - to_left;
+    Vec slope = Vec{};  // of U_left - U_right
+    Vec linear = h * split.difference;
+    if (split.left.kind == ChildKind::kBottom) {
+      const Vec below = bottom<kNaN>(walk, split.left);
+      walk.phi[split.left.at.feature] += to_left * below;
+      slope = below;
+    }
+    if (split.right.kind == ChildKind::kBottom) {
+      const Vec below = bottom<kNaN>(walk, split.right);
+      walk.phi[split.right.at.feature] += to_right * below;
+      slope -= below;
+      linear += below;
+    }
+    phi += h * (first * slope + sum * split.difference);
+    linear += slope * split.ratio;
+    const Vec square = h * slope;
+    for (int q = 0; q < points; ++q) value[q] = (square * t[q] + linear) * t[q] + split.mean;
+    return;
+  }
+
+  Vec factor[kRoom], below[kRoom], left[kRoom], right[kRoom];
+  const float* tau = t;
+  const float* kernel = nullptr;
+  if (split.repeat >= 0) {
+    const RowsRepeat& repeat = walk.repeats[split.repeat];
+    h = choose(came_along<kNaN>(repeat, x), h, Vec{});
+    tau = walk.factors + repeat.factors;
+    kernel = tau + points;
+  }
+  for (int q = 0; q < points; ++q) factor[q] = h * tau[q] + split.ratio;
+
+  switch (split.left.kind) {
+    case ChildKind::kSplit:
+      for (int q = 0; q < points; ++q) below[q] = product[q] * factor[q];
+      visit<kPoints, kNaN>(walk, split.left.split, below, left);
+      break;
+    case ChildKind::kBottom: {
+      const Vec slope = bottom<kNaN>(walk, split.left);
+      Vec sum = all(split.left.constant);
+      for (int q = 0; q < points; ++q) {
+        left[q] = slope * t[q] + split.left.expected;
+        sum += product[q] * factor[q];
+      }
+      walk.phi[split.left.at.feature] += sum * slope;
+      break;
+    }
+    default:  // a leaf
+      for (int q = 0; q < points; ++q) left[q] = all(split.left.expected);
+      break;
+  }
+  switch (split.right.kind) {
+    case ChildKind::kSplit:
+      for (int q = 0; q < points; ++q) below[q] = product[q] - product[q] * factor[q];
+      visit<kPoints, kNaN>(walk, split.right.split, below, right);
+      break;
+    case ChildKind::kBottom: {
+      const Vec slope = bottom<kNaN>(walk, split.right);
+      Vec sum = all(split.right.constant);
+      for (int q = 0; q < points; ++q) {
+        right[q] = slope * t[q] + split.right.expected;
+        sum += product[q] - product[q] * factor[q];
+      }
+      walk.phi[split.right.at.feature] += sum * slope;
+      break;
+    }
+    default:  // a leaf
+      for (int q = 0; q < points; ++q) right[q] = all(split.right.expected);
+      break;
+  }
+
+  Vec sum = all(split.constant);
+  for (int q = 0; q < points; ++q) {
+    Vec difference = left[q] - right[q];
+    value[q] = factor[q] * difference + right[q];
+    if (kernel) difference *= kernel[q];
+    sum += product[q] * difference;
+  }
+  phi += sum * h;
+}
+
+template <int kPoints, bool kNaN>
+void start(const Walk& walk, std::uint32_t root, const float* weight) {
+  Vec product[kPoints ? kPoints : RowsPlan::kMaxPoints], value[kPoints ? kPoints : RowsPlan::kMaxPoints];
+  for (int q = 0; q < walk.points; ++q) product[q] = all(weight[q]);
+  visit<kPoints, kNaN>(walk, root, product, value);
+}
+
+using Start = void (*)(const Walk&, std::uint32_t, const float*);
+
+template <bool kNaN>
+Start start_for(int points) {
+  switch (points) {
+    case 1:
+      return start<1, kNaN>;
+    case 2:
+      return start<2, kNaN>;
+    case 3:
+      return start<3, kNaN>;
+    case 4:
+      return start<4, kNaN>;
+    case 5:
+      return start<5, kNaN>;
+    case 6:
+      return start<6, kNaN>;
+    case 7:
+      return start<7, kNaN>;
+    case 8:
+      return start<8, kNaN>;
+    default:
+      return start<0, kNaN>;
+  }
+}
+
+// Aligned memory for vectors, freed at the end of the scope.
+class Scratch {
+ public:
+  explicit Scratch(std::size_t vectors)
+      : data_(static_cast<Vec*>(::operator new(vectors * sizeof(Vec) + 1, std::align_val_t{alignof(Vec)}))) {}
+  ~Scratch() { ::operator delete(data_, std::align_val_t{alignof(Vec)}); }
+  Scratch(const Scratch&) = delete;
+  Vec* data() const { return data_; }
+
+ private:
+  Vec* data_;
+};
+
+inline std::size_t least(std::size_t a, std::size_t b) { return a < b ? a : b; }
+
+// One block's inputs, by feature; rows beyond the last repeat it. Returns whether any value is NaN.
+bool load(const RowsPlan& plan, const float* rows, std::size_t n, Vec* inputs) {
+  Mask nan{};
+  for (std::size_t feature = 0; feature < plan.n_used; ++feature) {
+    Vec column;
+    for (int lane = 0; lane < kLanes; ++lane)
+      column[lane] = rows[least(lane, n - 1) * plan.n_features + plan.used_features[feature]];
+    inputs[feature] = column;
+    nan |= column != column;
+  }
+  for (int lane = 0; lane < kLanes; ++lane)
+    if (nan[lane]) return true;
+  return false;
+}
+
+// Adds one block's float32 sums to the rows' attributions and begins anew.
+void flush(const RowsPlan& plan, std::size_t n, std::int32_t output, Vec* sums, double* phi) {
+  const std::size_t width = static_cast<std::size_t>(plan.n_features) * plan.n_outputs;
+  for (std::size_t lane = 0; lane < least(n, kLanes); ++lane)
+    for (std::size_t feature = 0; feature < plan.n_used; ++feature)
+      phi[lane * width + static_cast<std::size_t>(plan.used_features[feature]) * plan.n_outputs + output] +=
+          sums[feature][lane];
+  std::memset(static_cast<void*>(sums), 0, plan.n_used * sizeof(Vec));
+}
+
+}  // namespace
+
+bool explain_rows(const RowsPlan& plan, const float* rows, std::size_t begin, std::size_t end, double* phi,
+                  const StopToken& stop) {
+  const std::size_t used = plan.n_used;
+  const std::size_t width = static_cast<std::size_t>(plan.n_features) * plan.n_outputs;
+  const std::size_t blocks = (least(end - begin, kTileRows) + kLanes - 1) / kLanes;
+  std::memset(phi + begin * width, 0, (end - begin) * width * sizeof(double));
+  // By block, then feature.
+  Scratch scratch(2 * blocks * used);
+  Vec *const inputs = scratch.data(), *const sums = inputs + blocks * used;
+  std::memset(static_cast<void*>(sums), 0, blocks * used * sizeof(Vec));
+  bool has_nan[kTileRows];
+
+  for (std::size_t tile = begin; tile < end; tile += kTileRows) {
+    const std::size_t n = least(end - tile, kTileRows), n_blocks = (n + kLanes - 1) / kLanes;
+    for (std::size_t block = 0; block < n_blocks; ++block)
+      has_nan[block] =
+          load(plan, rows + (tile + block * kLanes) * plan.n_features, n - block * kLanes, inputs + block * used);
+    std::size_t summed = 0;
+    for (std::size_t tree = 0; tree < plan.n_trees; ++tree) {
+      const RowsTree& game = plan.tree_data[tree];
+      const RowsRule& rule = plan.rule_data[game.rule];
+      const Start plain = start_for<false>(rule.points), with_nan = start_for<true>(rule.points);
+      for (std::size_t block = 0; block < n_blocks; ++block) {
+        const Walk walk{plan.split_data, plan.repeat_data,      plan.factor_data,   rule.point,
+                        rule.points,     inputs + block * used, sums + block * used};
+        (has_nan[block] ? with_nan : plain)(walk, game.root, rule.weight);
+        if (stop.stop_requested()) return false;
+      }
+      summed += game.n_splits;
+      const bool last_of_output = tree + 1 == plan.n_trees || plan.tree_data[tree + 1].output != game.output;
+      if (!last_of_output && summed < kSplitsPerSum) continue;
+      summed = 0;
+      for (std::size_t block = 0; block < n_blocks; ++block)
+        flush(plan, n - block * kLanes, game.output, sums + block * used, phi + (tile + block * kLanes) * width);
+    }
+  }
+  return true;
+}
+
+}  // namespace xai::treeshap::XAI_ISA

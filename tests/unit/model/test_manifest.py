@@ -1,0 +1,242 @@
+"""A manifest survives the trip through JSON, and whatever else the JSON says is refused with its key."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from xai_service.errors import InvalidModel
+from xai_service.model.manifest import MAX_MANIFEST_BYTES, Feature, FileDigest, Manifest, Parity, is_name
+
+CLASSIFIER = Manifest(
+    schema="xai.bundle/1",
+    name="loans",
+    version="3",
+    created_at="2030-01-31T12:00:00Z",
+    task="binary_classification",
+    link="logistic",
+    cover="sum_hessian",
+    features=(Feature("income", allows_missing=True, minimum=-1.5, maximum=2.0), Feature("é", False, None, None)),
+    classes=("refused", "approved"),
+    threshold=0.4,
+    favourable_class="approved",
+    latency_budget_ms=12.5,
+    files={"model.onnx": FileDigest("ab" * 32, 1234)},
+    parity=Parity(10, 20, 30, 10, 11, 1e-5, 2e-6, 3e-7),
+    made_by={"xgboost": "3.2.0", "onnx": "1.23.2"},
+)
+
+names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", fullmatch=True)
+texts = st.text(st.characters(exclude_categories=("C", "Z")), min_size=1, max_size=8)
+numbers = st.floats(allow_nan=False, allow_infinity=False)
+sizes = st.floats(0, 1e300)
+counts = st.integers(0, 2**53 - 1)
+ranges = st.tuples(numbers, numbers).map(sorted) | st.just((None, None))
+features = st.lists(
+    st.builds(lambda name, missing, bounds: Feature(name, missing, *bounds), texts, st.booleans(), ranges),
+    min_size=1,
+    max_size=5,
+    unique_by=lambda feature: feature.name,
+).map(tuple)
+shared = {
+    "schema": st.just("xai.bundle/1"),
+    "name": names,
+    "version": names,
+    "created_at": st.datetimes().map(lambda time: time.isoformat() + "Z"),
+    "cover": st.just("sum_hessian"),
+    "features": features,
+    "latency_budget_ms": st.none() | st.floats(1e-9, 1e9),
+    "files": st.builds(FileDigest, st.from_regex(r"[0-9a-f]{64}", fullmatch=True), st.integers(0, 1 << 30)).map(
+        lambda digest: {"model.onnx": digest}
+    ),
+    "parity": st.builds(Parity, *[counts] * 5, *[sizes] * 3),
+    "made_by": st.dictionaries(names, texts, max_size=4),
+}
+classifiers = st.lists(texts, min_size=2, max_size=2, unique=True).flatmap(
+    lambda classes: st.builds(
+        Manifest,
+        **shared,
+        task=st.just("binary_classification"),
+        link=st.just("logistic"),
+        classes=st.just(tuple(classes)),
+        threshold=st.floats(0.001, 0.999),
+        favourable_class=st.sampled_from([*classes, None]),
+    )
+)
+regressions = st.builds(
+    Manifest,
+    **shared,
+    task=st.just("regression"),
+    link=st.sampled_from(["identity", "exponential"]),
+    classes=st.just(()),
+    threshold=st.none(),
+    favourable_class=st.none(),
+)
+
+
+def document(**changes: Any) -> dict[str, Any]:
+    return {**json.loads(CLASSIFIER.to_json()), **changes}
+
+
+def parse(value: Any) -> Manifest:
+    return Manifest.parse(json.dumps(value).encode())
+
+
+@settings(max_examples=50)
+@given(classifiers | regressions)
+def test_round_trip(manifest: Manifest) -> None:
+    data = manifest.to_json()
+    assert Manifest.parse(data) == manifest
+    assert Manifest.parse(data).to_json() == data
+
+
+def test_bytes_do_not_depend_on_the_order_of_mappings() -> None:
+    backwards = dict(sorted(CLASSIFIER.made_by.items(), reverse=True))
+    assert Manifest(**{**fields(CLASSIFIER), "made_by": backwards}).to_json() == CLASSIFIER.to_json()
+
+
+def fields(manifest: Manifest) -> dict[str, Any]:
+    return {name: getattr(manifest, name) for name in manifest.__dataclass_fields__}
+
+
+@pytest.mark.parametrize("key", sorted(document()))
+def test_each_key_is_needed(key: str) -> None:
+    value = document()
+    del value[key]
+    with pytest.raises(InvalidModel, match=f"{key}: is missing"):
+        parse(value)
+
+
+@pytest.mark.parametrize("wrong", [None, True, 7, 1.5, "", "other", [], [1], {}, {"a": 1}], ids=repr)
+@pytest.mark.parametrize("key", sorted(document()))
+def test_each_key_has_its_type(key: str, wrong: Any) -> None:
+    fitting: dict[str, list[Any]] = {
+        "name": ["other"],
+        "version": ["other"],
+        "favourable_class": [None],
+        "latency_budget_ms": [None, 7, 1.5],
+        "made_by": [{}],
+    }
+    if any(wrong == value and type(wrong) is type(value) for value in fitting.get(key, [])):
+        parse(document(**{key: wrong}))
+        return
+    with pytest.raises(InvalidModel, match=rf"manifest\.json: {key}"):
+        parse(document(**{key: wrong}))
+
+
+FEATURE: dict[str, Any] = {"name": "a", "allows_missing": True, "minimum": 0, "maximum": 1}
+DIGEST = {"sha256": "ab" * 32, "size_bytes": 1}
+PARITY = document()["parity"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"extra": 1}, "extra: is not a known key"),
+        ({"a b": 1}, '"a b": is not a known key'),
+        ({"schema": "xai.bundle/2"}, 'schema: must be "xai.bundle/1", is "xai.bundle/2"'),
+        ({"name": "../up"}, "name: "),
+        ({"version": "a" * 129}, "version: "),
+        ({"version": "1\n"}, "version: "),
+        ({"created_at": "2030-02-31T12:00:00Z"}, "created_at: "),
+        ({"created_at": "2030-01-31T12:00:00+01:00"}, "created_at: "),
+        ({"task": "ranking"}, "task: "),
+        ({"link": "identity"}, 'link: must be "logistic"'),
+        ({"cover": "ones"}, "cover: "),
+        ({"features": []}, "features: must not be empty"),
+        ({"features": [FEATURE, FEATURE]}, r'features[1].name: "a" already stands at features[0].name'),
+        ({"features": [{**FEATURE, "name": ""}]}, "features[0].name: must have 1 to 512"),
+        ({"features": [{**FEATURE, "name": "a\nb"}]}, "features[0].name: must be printable"),
+        ({"features": [{**FEATURE, "name": "\ud800"}]}, "features[0].name: must be printable"),
+        ({"features": [{**FEATURE, "allows_missing": 1}]}, "features[0].allows_missing: "),
+        ({"features": [{**FEATURE, "minimum": 2}]}, "features[0]: minimum"),
+        ({"features": [{**FEATURE, "minimum": None}]}, "features[0]: minimum"),
+        ({"features": [{**FEATURE, "maximum": 10**400}]}, "features[0].maximum: must be a finite"),
+        ({"features": [{**FEATURE, "more": 1}]}, "features[0].more: is not a known key"),
+        ({"classes": ["a"]}, "classes: must have 2"),
+        ({"classes": ["a", "a"]}, 'classes[1]: "a" already'),
+        ({"classes": ["a", "b", "c"]}, "classes: has 3 entries"),
+        ({"threshold": 0}, "threshold: must lie between"),
+        ({"threshold": 1}, "threshold: must lie between"),
+        ({"threshold": 1 - 1e-12}, "threshold: must lie between"),
+        ({"favourable_class": "pardoned"}, "favourable_class: "),
+        ({"latency_budget_ms": 0}, "latency_budget_ms: must be greater"),
+        ({"files": {}}, "files: must describe"),
+        ({"files": {"model.onnx": DIGEST, "../x": DIGEST}}, "files: must describe"),
+        ({"files": {"model.onnx": {**DIGEST, "sha256": "AB" * 32}}}, 'files["model.onnx"].sha256: '),
+        ({"files": {"model.onnx": {**DIGEST, "size_bytes": -1}}}, 'files["model.onnx"].size_bytes: '),
+        ({"files": {"model.onnx": {**DIGEST, "size_bytes": (1 << 30) + 1}}}, 'files["model.onnx"].size_bytes: '),
+        ({"parity": {**PARITY, "caller_rows": 1.0}}, "parity.caller_rows: must be an integer"),
+        ({"parity": {**PARITY, "splits_total": 1 << 53}}, "parity.splits_total: "),
+        ({"parity": {**PARITY, "tolerance": -1}}, "parity.tolerance: must not be negative"),
+        ({"made_by": {"a b": "1"}}, "made_by: "),
+        ({"made_by": {"a": 1}}, "made_by.a: must be a string"),
+        ({"made_by": {f"tool{i}": "1" for i in range(65)}}, "made_by: has 65 entries"),
+        ({"task": "regression", "link": "identity"}, "classes: must have 0"),
+        ({"task": "regression", "link": "identity", "classes": []}, "threshold: must be null"),
+        (
+            {"task": "regression", "link": "identity", "classes": [], "threshold": None},
+            "favourable_class: must be null",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_each_rule_names_its_key(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidModel) as error:
+        parse(document(**changes))
+    assert str(error.value).startswith("manifest.json: " + message)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b"{",
+        b"\xff\xfe{}",
+        b'{"schema": NaN}',
+        b'{"schema": 1, "schema": 1}',
+        b"[" * 200_000,
+        b'{"schema": ' + b"9" * 5_000 + b"}",
+        b" " * (MAX_MANIFEST_BYTES + 1),
+        CLASSIFIER.to_json().replace(b"12.5", b"1e999"),
+        CLASSIFIER.to_json().replace(b"0.4", b"-Infinity"),
+    ],
+    ids=lambda data: repr(data[:24]),
+)
+def test_what_is_no_manifest_at_all(data: bytes) -> None:
+    with pytest.raises(InvalidModel, match=r"manifest\.json"):
+        Manifest.parse(data)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(key=st.sampled_from(sorted(document())), value=json_values)
+def test_any_value_of_any_key_parses_or_is_refused(key: str, value: Any) -> None:
+    data = json.dumps(document(**{key: value})).encode()
+    try:
+        manifest = Manifest.parse(data)
+    except InvalidModel as error:
+        assert str(error).startswith("manifest.json: ")  # noqa: PT017 - it may also parse
+    else:
+        assert Manifest.parse(manifest.to_json()) == manifest
+
+
+@pytest.mark.parametrize("text", ["", ".", "..", ".a", "-a", "_a", "a/b", "a\\b", "a\0", "a\n", "é", "a b", "a" * 129])
+def test_what_is_no_name(text: str) -> None:
+    assert not is_name(text)
+
+
+@given(names)
+def test_names(text: str) -> None:
+    assert is_name(text)

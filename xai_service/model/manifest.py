@@ -1,0 +1,392 @@
+"""What a bundle says about its model: ``manifest.json``, written when packing and read, untrusted, when serving.
+
+The manifest names the inputs and outputs in human words, pins the model file by digest, and carries the certificate
+that the file computes what the native model computes. Parsing is strict: unknown keys, wrong types, out-of-range or
+non-finite numbers are refused with the path of the key, so that a typo never silently changes what is served.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, cast
+
+from xai_service.errors import InvalidModel
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SCHEMA = "xai.bundle/1"
+MODEL_FILE = "model.onnx"
+MANIFEST_FILE = "manifest.json"
+MAX_MANIFEST_BYTES = 16 << 20
+MAX_MODEL_BYTES = 1 << 30
+
+Task = Literal["binary_classification", "regression"]
+Link = Literal["logistic", "identity", "exponential"]
+Cover = Literal["sum_hessian"]
+
+LINKS: Mapping[str, tuple[Link, ...]] = {
+    "binary_classification": ("logistic",),
+    "regression": ("identity", "exponential"),
+}
+"""The links that each task may have."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
+_SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z", re.ASCII)
+_MAX_FEATURES = 1 << 20  # the kernel's own bound
+_MAX_TEXT = 512
+_MAX_TOOLS = 64
+_PARITY_COUNTS = ("caller_rows", "missing_rows", "threshold_rows", "splits_tested", "splits_total")
+_Value = TypeVar("_Value")
+
+
+def is_name(text: str) -> bool:
+    """Whether the text may name a model or version: ``[A-Za-z0-9][A-Za-z0-9._-]*``, at most 128 characters.
+
+    Such a name is also a safe directory name: it holds no separator and is never hidden, ``.`` or ``..``.
+    """
+    return _NAME.fullmatch(text) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """One column of the input.
+
+    Attributes:
+        name: unique within the model; printable, 1 to 512 characters.
+        allows_missing: whether a row may hold NaN here when served.
+        minimum, maximum: range of the finite values in the rows given when packing; ``None`` where all were NaN.
+    """
+
+    name: str
+    allows_missing: bool
+    minimum: float | None
+    maximum: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class FileDigest:
+    """What a file of the bundle must be: SHA-256 as 64 lower-case hexadecimal digits, and size in bytes."""
+
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """Certificate that the ONNX file and the native model answered alike; see `xai_service.pack.parity`.
+
+    Attributes:
+        caller_rows: rows tested as the caller gave them.
+        missing_rows: rows tested with NaN in one, several or all features.
+        threshold_rows: rows tested that stand on a split's threshold or one float32 step beside it.
+        splits_tested: splits reached by such rows; ``splits_total``: splits in the model.
+        tolerance: greatest |margin difference| allowed, in margin units.
+        max_margin_difference: greatest found, in margin units.
+        max_output_difference: greatest found, in probability or in the prediction's unit.
+    """
+
+    caller_rows: int
+    missing_rows: int
+    threshold_rows: int
+    splits_tested: int
+    splits_total: int
+    tolerance: float
+    max_margin_difference: float
+    max_output_difference: float
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Everything that a bundle says about its model.
+
+    Attributes:
+        schema: ``xai.bundle/1``.
+        name, version: also the names of the bundle's two directories; see `is_name`.
+        created_at: RFC 3339, UTC, ending in ``Z``.
+        task: what is predicted.
+        link: from margin to probability or prediction.
+        cover: what the node covers in the model file count.
+        features: the input's columns, in order.
+        classes: names of labels 0 and 1; empty for a regression.
+        threshold: label 1 where its probability is greater, compared in float32, in (0, 1); ``None`` for a regression.
+        favourable_class: the class that is good news for the person decided about, or ``None``.
+        latency_budget_ms: budget of a request that names none, in milliseconds, or ``None``.
+        files: digest of each file beside the manifest.
+        parity: the certificate.
+        made_by: version of each tool that made the bundle.
+    """
+
+    schema: str
+    name: str
+    version: str
+    created_at: str
+    task: Task
+    link: Link
+    cover: Cover
+    features: tuple[Feature, ...]
+    classes: tuple[str, ...]
+    threshold: float | None
+    favourable_class: str | None
+    latency_budget_ms: float | None
+    files: Mapping[str, FileDigest]
+    parity: Parity
+    made_by: Mapping[str, str]
+
+    def to_json(self) -> bytes:
+        """Returns the manifest as UTF-8 JSON, the same bytes for equal manifests."""
+        ordered = dataclasses.replace(self, files=_sorted(self.files), made_by=_sorted(self.made_by))
+        return (json.dumps(dataclasses.asdict(ordered), indent=2, allow_nan=False) + "\n").encode()
+
+    @staticmethod
+    def parse(data: bytes) -> Manifest:
+        """Returns the manifest that ``data`` (UTF-8 JSON, untrusted, at most 16 MiB) describes.
+
+        Raises:
+            InvalidModel: it is not a manifest; names the key and what is wrong with it.
+        """
+        root = _object(_load(data), "", Manifest)
+        schema = _one_of(root["schema"], "schema", (SCHEMA,))
+        task = cast("Task", _one_of(root["task"], "task", tuple(LINKS)))
+        classes = _classes(root["classes"], task)
+        return Manifest(
+            schema=schema,
+            name=_name(root["name"], "name"),
+            version=_name(root["version"], "version"),
+            created_at=_time(root["created_at"], "created_at"),
+            task=task,
+            link=cast("Link", _one_of(root["link"], "link", LINKS[task])),
+            cover=cast("Cover", _one_of(root["cover"], "cover", ("sum_hessian",))),
+            features=_features(root["features"]),
+            classes=classes,
+            threshold=_threshold(root["threshold"], task),
+            favourable_class=_favourable(root["favourable_class"], classes),
+            latency_budget_ms=_budget(root["latency_budget_ms"]),
+            files=_files(root["files"]),
+            parity=_parity(root["parity"]),
+            made_by=_made_by(root["made_by"]),
+        )
+
+
+def _sorted(mapping: Mapping[str, _Value]) -> dict[str, _Value]:
+    return dict(sorted(mapping.items()))
+
+
+def _wrong(path: str, what: str) -> NoReturn:
+    raise InvalidModel(f"{MANIFEST_FILE}: {path + ': ' if path else ''}{what}")
+
+
+def _load(data: bytes) -> Any:
+    if len(data) > MAX_MANIFEST_BYTES:
+        _wrong("", f"{len(data)} bytes; at most {MAX_MANIFEST_BYTES} are accepted")
+    try:
+        return json.loads(data.decode(), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:  # ValueError: bad UTF-8, bad JSON, integers of thousands of digits
+        _wrong("", f"not UTF-8 JSON: {error}")
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    mapping = dict(pairs)
+    if len(mapping) != len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return mapping
+
+
+def _no_constant(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not a JSON number")
+
+
+def _mapping(value: Any, path: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        _wrong(path, f"must be an object, is {_kind(value)}")
+    return value
+
+
+def _object(value: Any, path: str, shape: type) -> dict[str, Any]:
+    """Returns the object, which must have exactly the fields of the dataclass ``shape``."""
+    mapping = _mapping(value, path)
+    keys = {field.name for field in dataclasses.fields(shape)}
+    for key in sorted(keys - mapping.keys()):
+        _wrong(_join(path, key), "is missing")
+    for key in sorted(mapping.keys() - keys):
+        _wrong(_join(path, key), "is not a known key")
+    return mapping
+
+
+def _join(path: str, key: str) -> str:
+    shown = key if is_name(key) else json.dumps(key[:64])
+    return f"{path}.{shown}" if path else shown
+
+
+def _kind(value: Any) -> str:
+    names = {type(None): "null", bool: "a boolean", int: "an integer", float: "a number", str: "a string"}
+    return names.get(type(value), "a list" if isinstance(value, list) else "an object")
+
+
+def _list(value: Any, path: str, longest: int) -> list[Any]:
+    if not isinstance(value, list):
+        _wrong(path, f"must be a list, is {_kind(value)}")
+    if len(value) > longest:
+        _wrong(path, f"has {len(value)} entries; at most {longest} are accepted")
+    return value
+
+
+def _text(value: Any, path: str) -> str:
+    if not isinstance(value, str):
+        _wrong(path, f"must be a string, is {_kind(value)}")
+    if not 1 <= len(value) <= _MAX_TEXT:
+        _wrong(path, f"must have 1 to {_MAX_TEXT} characters, has {len(value)}")
+    if not value.isprintable():  # also excludes lone surrogates, which no UTF-8 message could carry
+        _wrong(path, f"must be printable, is {json.dumps(value[:64])}")
+    return value
+
+
+def _one_of(value: Any, path: str, choices: tuple[str, ...]) -> str:
+    if not isinstance(value, str) or value not in choices:
+        shown = json.dumps(value[:64]) if isinstance(value, str) else _kind(value)
+        _wrong(path, f"must be {' or '.join(map(json.dumps, choices))}, is {shown}")
+    return value
+
+
+def _unique(texts: tuple[str, ...], path: str, key: str = "") -> None:
+    first: dict[str, int] = {}
+    for i, text in enumerate(texts):
+        if first.setdefault(text, i) != i:
+            _wrong(f"{path}[{i}]{key}", f"{json.dumps(text)} already stands at {path}[{first[text]}]{key}")
+
+
+def _boolean(value: Any, path: str) -> bool:
+    if not isinstance(value, bool):
+        _wrong(path, f"must be true or false, is {_kind(value)}")
+    return value
+
+
+def _number(value: Any, path: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        _wrong(path, f"must be a number, is {_kind(value)}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        _wrong(path, "must be a finite number")
+    return number
+
+
+def _count(value: Any, path: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        _wrong(path, f"must be an integer, is {_kind(value)}")
+    if not 0 <= value < 1 << 53:
+        _wrong(path, "must be from 0 to 2^53 - 1")
+    return value
+
+
+def _name(value: Any, path: str) -> str:
+    text = _text(value, path)
+    if not is_name(text):
+        _wrong(path, f"{json.dumps(text)} must match [A-Za-z0-9][A-Za-z0-9._-]* and have at most 128 characters")
+    return text
+
+
+def _time(value: Any, path: str) -> str:
+    text = _text(value, path)
+    try:
+        valid = _TIME.fullmatch(text) is not None and datetime.fromisoformat(text).tzinfo == UTC
+    except ValueError:
+        valid = False
+    if not valid:
+        _wrong(path, f"must be RFC 3339 in UTC such as 2030-01-31T12:00:00Z, is {json.dumps(text)}")
+    return text
+
+
+def _features(value: Any) -> tuple[Feature, ...]:
+    features = []
+    for i, entry in enumerate(_list(value, "features", _MAX_FEATURES)):
+        path = f"features[{i}]"
+        fields = _object(entry, path, Feature)
+        low, high = (
+            None if fields[key] is None else _number(fields[key], f"{path}.{key}") for key in ("minimum", "maximum")
+        )
+        if (low is None) != (high is None) or (low is not None and high is not None and low > high):
+            _wrong(path, "minimum and maximum must both be null, or minimum must not exceed maximum")
+        name = _text(fields["name"], f"{path}.name")
+        features.append(Feature(name, _boolean(fields["allows_missing"], f"{path}.allows_missing"), low, high))
+    if not features:
+        _wrong("features", "must not be empty")
+    _unique(tuple(feature.name for feature in features), "features", ".name")
+    return tuple(features)
+
+
+def _classes(value: Any, task: Task) -> tuple[str, ...]:
+    due = 2 if task == "binary_classification" else 0
+    classes = tuple(_text(entry, f"classes[{i}]") for i, entry in enumerate(_list(value, "classes", 2)))
+    if len(classes) != due:
+        _wrong("classes", f"must have {due} entries for {task}, has {len(classes)}")
+    _unique(classes, "classes")
+    return classes
+
+
+def _threshold(value: Any, task: Task) -> float | None:
+    if task == "regression":
+        if value is not None:
+            _wrong("threshold", "must be null for a regression")
+        return None
+    threshold = _number(value, "threshold")
+    if not 1e-30 < threshold < 1 - 1e-7:  # so that it stays inside (0, 1) as float32
+        _wrong("threshold", f"must lie between 0 and 1, is {threshold:g}")
+    return threshold
+
+
+def _favourable(value: Any, classes: tuple[str, ...]) -> str | None:
+    if value is None:
+        return None
+    if not classes:
+        _wrong("favourable_class", "must be null for a regression")
+    return _one_of(value, "favourable_class", classes)
+
+
+def _budget(value: Any) -> float | None:
+    if value is None:
+        return None
+    budget = _number(value, "latency_budget_ms")
+    if budget <= 0:
+        _wrong("latency_budget_ms", f"must be greater than 0, is {budget:g}")
+    return budget
+
+
+def _files(value: Any) -> dict[str, FileDigest]:
+    files = _mapping(value, "files")
+    if files.keys() != {MODEL_FILE}:
+        _wrong("files", f"must describe {json.dumps(MODEL_FILE)} and nothing else")
+    path = f"files[{json.dumps(MODEL_FILE)}]"
+    fields = _object(files[MODEL_FILE], path, FileDigest)
+    sha256 = _text(fields["sha256"], f"{path}.sha256")
+    if _SHA256.fullmatch(sha256) is None:
+        _wrong(f"{path}.sha256", "must be 64 lower-case hexadecimal digits")
+    size = _count(fields["size_bytes"], f"{path}.size_bytes")
+    if size > MAX_MODEL_BYTES:
+        _wrong(f"{path}.size_bytes", f"{size} bytes; at most {MAX_MODEL_BYTES} are accepted")
+    return {MODEL_FILE: FileDigest(sha256, size)}
+
+
+def _parity(value: Any) -> Parity:
+    fields = _object(value, "parity", Parity)
+    counts = {key: _count(fields[key], f"parity.{key}") for key in _PARITY_COUNTS}
+    sizes = {key: _number(fields[key], f"parity.{key}") for key in fields.keys() - counts.keys()}
+    for key, size in sizes.items():
+        if size < 0:
+            _wrong(f"parity.{key}", f"must not be negative, is {size:g}")
+    return Parity(**cast("dict[str, Any]", counts | sizes))
+
+
+def _made_by(value: Any) -> dict[str, str]:
+    tools = _mapping(value, "made_by")
+    if len(tools) > _MAX_TOOLS:
+        _wrong("made_by", f"has {len(tools)} entries; at most {_MAX_TOOLS} are accepted")
+    return {_name(tool, "made_by"): _text(version, _join("made_by", tool)) for tool, version in tools.items()}

@@ -1,0 +1,142 @@
+"""ONNX Runtime, held to what the kernel can promise.
+
+One intra-op thread: with several, ONNX Runtime adds a row's trees in an order that depends on the batch, and a row's
+bits with it. Concurrency comes from calling `OrtPredictor.predict` from several threads; `run` drops the GIL.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import AttributeProto, TensorProto
+
+from xai_service.errors import InvalidModel
+from xai_service.model.onnx_trees import margin_output
+from xai_service.types import Float32Array, Prediction
+
+INTRA_OP_THREADS = 1
+
+# What may stand beside the trees: links and labels. Anything else in a bundle is not served. They are few, and none can
+# make much of little (repeat, reshape, hold a large constant), lest a small file fill the memory.
+_LINK_OPERATORS = frozenset(
+    ("Add", "Cast", "Concat", "Div", "Exp", "Greater", "Identity", "Mul", "Neg", "Sigmoid", "Softmax", "Squeeze", "Sub")
+)
+_MAX_LINKS = 16
+_MAX_LINK_INPUTS = 8
+
+
+def open_session(data: bytes) -> ort.InferenceSession:
+    """Returns a session on a model file's bytes, on one thread. Raises onnxruntime's own errors."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = INTRA_OP_THREADS
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # what goes wrong is raised here and logged where it is handled
+    return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+
+
+class OrtPredictor:
+    """A session on one model file. Thread-safe.
+
+    Args:
+        model: the parsed file, already read as a forest.
+        data: its bytes.
+        outputs: names that the file must compute, besides ``margin``.
+
+    Raises:
+        InvalidModel: the graph holds more than trees and links, lacks an output or gives it another shape or type, or
+            ONNX Runtime refuses it.
+    """
+
+    def __init__(self, model: onnx.ModelProto, data: bytes, outputs: tuple[str, ...]) -> None:
+        _check_graph(model, outputs)
+        try:
+            self._session = open_session(data)
+            (declared,) = self._session.get_inputs()
+            self._input, n_features = declared.name, declared.shape[1]
+        except Exception as error:  # onnxruntime raises classes of its own, without a common base
+            raise InvalidModel(f"ONNX Runtime refuses the model: {error}") from error
+        self._outputs = ("margin", *outputs)
+        self._probe(n_features)
+
+    def predict(self, rows: Float32Array) -> Prediction:
+        """Returns the margins and what the links make of them.
+
+        Args:
+            rows: float32 (n, features), C order, n ≥ 1.
+        """
+        started = time.monotonic_ns()
+        values = self._session.run(self._outputs, {self._input: rows})
+        finished = time.monotonic_ns()
+        named = dict(zip(self._outputs, values, strict=True))
+        return Prediction(
+            margin=named["margin"],
+            probabilities=named.get("probabilities"),
+            labels=named.get("label"),
+            prediction=named.get("prediction"),
+            started_ns=started,
+            finished_ns=finished,
+        )
+
+    def _probe(self, n_features: int) -> None:
+        """Runs a few rows: declared shapes are the file's own claim, what comes out is not."""
+        for n in (1, 3):
+            try:
+                got = self.predict(np.zeros((n, n_features), np.float32))
+            except Exception as error:  # as above
+                raise InvalidModel(f"ONNX Runtime cannot run the model on {n} rows: {error}") from error
+            due = {
+                "margin": (got.margin, np.float32, (n, *got.margin.shape[1:2])),
+                "probabilities": (got.probabilities, np.float32, (n, 2)),
+                "label": (got.labels, np.int64, (n,)),
+                "prediction": (got.prediction, np.float32, got.margin.shape),
+            }
+            for name in self._outputs:
+                value, dtype, shape = due[name]
+                if not isinstance(value, np.ndarray) or value.dtype != dtype or value.shape != shape:
+                    found = f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
+                    raise InvalidModel(f"output {name} is {found} for {n} rows, must be {dtype.__name__} {shape}")
+
+
+def _check_graph(model: onnx.ModelProto, outputs: tuple[str, ...]) -> None:
+    graph = model.graph
+    foreign = sorted(
+        {
+            f"{node.domain or 'ai.onnx'}:{node.op_type}"
+            for node in graph.node
+            if not (node.op_type in _LINK_OPERATORS and node.domain in ("", "ai.onnx"))
+            and node.op_type != "TreeEnsembleRegressor"
+        }
+    )
+    if foreign:
+        raise InvalidModel(f"the graph may hold trees and links only, not {foreign[:4]}")
+    _check_size(graph)
+    if margin_output(model) != "margin":
+        raise InvalidModel(f"the trees' output must be named margin, not {margin_output(model)!r}")
+    missing = {"margin", *outputs} - {value.name for value in graph.output}
+    if missing:
+        raise InvalidModel(f"the graph lacks the outputs {sorted(missing)}")
+
+
+def _check_size(graph: onnx.GraphProto) -> None:
+    """Refuses what could make a small file compute large values: see `_LINK_OPERATORS`."""
+    links = [node for node in graph.node if node.op_type != "TreeEnsembleRegressor"]
+    if len(links) > _MAX_LINKS or any(len(node.input) > _MAX_LINK_INPUTS for node in links):
+        raise InvalidModel(f"the graph may hold {_MAX_LINKS} links of {_MAX_LINK_INPUTS} inputs each at most")
+    if sum(node.op_type == "Concat" for node in links) > 1:
+        raise InvalidModel("the graph may hold one Concat at most")
+    squeezed = {name for node in links if node.op_type == "Squeeze" for name in node.output}
+    if any(name in squeezed for node in links for name in node.input):
+        raise InvalidModel("what Squeeze gives must be an output of the graph, not the input of another link")
+    simple = (AttributeProto.INT, AttributeProto.INTS, AttributeProto.FLOAT)
+    if any(attribute.type not in simple for node in links for attribute in node.attribute):
+        raise InvalidModel("a link's attributes must be numbers")
+    if graph.sparse_initializer:
+        raise InvalidModel("sparse constants are not supported")
+    for tensor in graph.initializer:
+        if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
+            raise InvalidModel("the model keeps data in other files; a bundle's model is one file")
+        if len(tensor.dims) > 1 or any(dim != 1 for dim in tensor.dims):
+            raise InvalidModel("a link's constants must hold one number each")

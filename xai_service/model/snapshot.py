@@ -1,0 +1,78 @@
+"""One version of one model, ready to serve. Never mutates: a reload is a new snapshot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from xai_service import _treeshap
+from xai_service.errors import InvalidModel
+from xai_service.model.bundle import Bundle
+from xai_service.model.manifest import Manifest
+from xai_service.model.onnx_trees import parse_model, read_forest
+from xai_service.model.session import OrtPredictor
+from xai_service.treeshap import compile_explainer, method_for
+from xai_service.types import Float32Array, Float64Array, Method, Prediction
+
+_OUTPUTS = {"binary_classification": ("label", "probabilities"), "regression": ("prediction",)}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ModelSnapshot:
+    """A bundle whose file is both served by ONNX Runtime and explained by the kernel.
+
+    Attributes:
+        manifest: what the bundle says of itself.
+        sha256: digest of the ONNX file, 32 bytes.
+        feature_names: in the order of the columns.
+        base_values: float64 (outputs,), the margin expected before any feature is known.
+    """
+
+    manifest: Manifest
+    sha256: bytes
+    feature_names: tuple[str, ...]
+    base_values: Float64Array
+    _predictor: OrtPredictor
+    _explainer: _treeshap.PathDependentExplainer
+
+    @classmethod
+    def load(cls, folder: Path) -> ModelSnapshot:
+        """Returns the bundle in ``folder``, checked.
+
+        Raises:
+            ModelError: it cannot be served and explained; says why.
+        """
+        bundle = Bundle.load(folder)
+        manifest = bundle.manifest
+        model = parse_model(bundle.onnx_bytes)
+        # The forest first: it refuses cycles, on which ONNX Runtime might run for ever.
+        forest = read_forest(model)
+        if forest.n_features != len(manifest.features):
+            raise InvalidModel(
+                f"the model takes {forest.n_features} features, its manifest names {len(manifest.features)}"
+            )
+        if manifest.task == "binary_classification" and forest.n_outputs != 1:
+            raise InvalidModel(f"the model computes {forest.n_outputs} margins; a binary classifier has one")
+        explainer = compile_explainer(forest)
+        predictor = OrtPredictor(model, bundle.onnx_bytes, _OUTPUTS[manifest.task])
+        names = tuple(feature.name for feature in manifest.features)
+        return cls(manifest, bundle.onnx_sha256, names, explainer.base_values, predictor, explainer)
+
+    @property
+    def n_outputs(self) -> int:
+        """Margins computed for a row."""
+        return self._explainer.n_outputs
+
+    def method_for(self, rows: int) -> Method:
+        """Returns how the attributions of a batch of so many rows are computed."""
+        return method_for(self._explainer, rows)
+
+    def predict(self, rows: Float32Array) -> Prediction:
+        """Returns ONNX Runtime's answer for float32 (n, features) rows, n ≥ 1. Drops the GIL."""
+        return self._predictor.predict(rows)
+
+    def explain(
+        self, pool: _treeshap.WorkerPool, rows: Float32Array, *, deferred: bool = False
+    ) -> _treeshap.ExplainJob:
+        """Queues the rows' attributions on ``pool``, behind all live work when ``deferred``, and returns at once."""
+        return self._explainer.submit(pool, rows, deferred=deferred)

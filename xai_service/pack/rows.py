@@ -1,0 +1,107 @@
+"""The caller's rows as the model will see them when served: dense float32, NaN where missing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from xai_service.errors import PackRefused
+from xai_service.model.manifest import Feature
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from xai_service.types import Float32Array
+
+
+def read_rows(X: Any) -> tuple[Float32Array, tuple[str, ...] | None]:
+    """Returns float32 (n, features) in C order, and the columns' names if ``X`` is a DataFrame with named columns.
+
+    Raises:
+        PackRefused: not numbers, not two-dimensional, empty, sparse, categorical or infinite.
+    """
+    names = None
+    if hasattr(X, "columns") and hasattr(X, "dtypes") and hasattr(X, "to_numpy"):
+        _check_columns(X)
+        if all(isinstance(column, str) for column in X.columns):
+            names = tuple(X.columns)
+        values = X.to_numpy(dtype=np.float64, na_value=np.nan)
+    elif hasattr(X, "tocsr"):
+        raise PackRefused("X is sparse: libraries disagree whether an absent entry is 0 or missing; pass dense rows")
+    else:
+        try:
+            values = np.asarray(X)
+        except ValueError as error:
+            raise PackRefused(f"X is not an array of numbers: {error}") from error
+    if values.dtype.kind not in "fiub":
+        raise PackRefused(f"X holds {values.dtype}, not numbers: encode it as the model was trained")
+    if values.ndim != 2 or 0 in values.shape:
+        raise PackRefused(f"X has shape {values.shape}; (rows, features) with at least one row is needed")
+    with np.errstate(over="ignore"):
+        rows = np.ascontiguousarray(values, dtype=np.float32)
+    wrong = np.argwhere(np.isinf(rows))
+    if len(wrong):
+        row, column = (int(i) for i in wrong[0])
+        raise PackRefused(
+            f"X[{row}, {names[column] if names else column!r}] is {values[row, column]}, infinite as float32 "
+            f"({len(wrong)} such values): replace infinities by NaN or by a finite number"
+        )
+    return rows, names
+
+
+def _check_columns(X: Any) -> None:
+    for column, dtype in zip(X.columns, X.dtypes, strict=True):
+        if str(dtype) == "category":
+            raise PackRefused(f"column {column!r} is categorical; categoricals are not supported yet")
+        if getattr(dtype, "kind", "O") not in "fiub":
+            raise PackRefused(f"column {column!r} holds {dtype}, not numbers: encode it as the model was trained")
+
+
+def name_features(
+    n_features: int,
+    *,
+    given: Sequence[str] | None,
+    model: tuple[str, ...] | None,
+    columns: tuple[str, ...] | None,
+) -> tuple[str, ...]:
+    """Returns the features' names: as given, else as the model knows them, else the columns', else f0, f1 …
+
+    Raises:
+        PackRefused: not as many as features; or the columns of ``X`` are named otherwise or stand in another order.
+    """
+    expected, source = (model, "the model's features") if model is not None else (given, "feature_names")
+    if columns is not None and expected is not None and columns != tuple(expected):
+        wrong = next((pair for pair in zip(columns, expected, strict=False) if pair[0] != pair[1]), None)
+        detail = f"{wrong[0]!r} stands where {wrong[1]!r} is due" if wrong else f"{len(columns)} for {len(expected)}"
+        raise PackRefused(f"the columns of X are not {source}: {detail}")
+    if isinstance(given, str):
+        raise PackRefused("feature_names must be a sequence of names, not one string")
+    names = next((tuple(n) for n in (given, model, columns) if n is not None), None)
+    if names is None:
+        names = tuple(f"f{i}" for i in range(n_features))
+    if len(names) != n_features:
+        raise PackRefused(f"{len(names)} feature names for {n_features} features")
+    return names
+
+
+def describe_features(rows: Float32Array, names: tuple[str, ...], missing: str) -> tuple[Feature, ...]:
+    """Returns each feature with the range of its values in ``rows`` and whether it may be missing when served.
+
+    Raises:
+        PackRefused: ``missing`` is not "seen", "all" or "none".
+    """
+    if missing not in ("seen", "all", "none"):
+        raise PackRefused(f"missing is {missing!r}; 'seen', 'all' or 'none' is expected")
+    seen = np.logical_or.reduce(np.isnan(rows), axis=0)
+    # fmin and fmax pass NaN over, and return it only where there is nothing else.
+    low, high = np.fmin.reduce(rows, axis=0), np.fmax.reduce(rows, axis=0)
+    return tuple(
+        Feature(
+            name=name,
+            allows_missing=missing == "all" or (missing == "seen" and bool(seen[i])),
+            minimum=None if np.isnan(low[i]) else float(low[i]),
+            maximum=None if np.isnan(high[i]) else float(high[i]),
+        )
+        for i, name in enumerate(names)
+    )

@@ -1,0 +1,203 @@
+"""One request, top to bottom. Read `ExplainService.predict` first.
+
+wire → decode → admit → ( predict ∥ explain ) → assemble → record → reply
+
+Nothing here knows gRPC: `xai_service.wire` decodes and encodes. The calling thread predicts; native workers explain at
+the same time; the ledger's writer commits.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from dataclasses import dataclass, replace
+
+from xai_service import assemble, treeshap
+from xai_service._profile import FeatureProfile
+from xai_service.budget import Deadline, ReplyCost
+from xai_service.checks import check_shape, check_values
+from xai_service.config import ServiceConfig
+from xai_service.decisions import decisions_of, read_decision
+from xai_service.deferred import DeferredExplainer
+from xai_service.lanes import Admission, DeferredLane, wait_until
+from xai_service.ledger.entry import Decision, Explanation, encode_decision
+from xai_service.ledger.ids import new_ids
+from xai_service.ledger.store import Ledger, NewEntry
+from xai_service.model.repository import ModelEntry, Repository
+from xai_service.model.snapshot import ModelSnapshot
+from xai_service.types import Attributions, Explanations, ExplanationStatus, PredictCall, Prediction, Timings
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class PredictReply:
+    """What one request is answered, row by row in the order sent."""
+
+    model: ModelSnapshot
+    decision_ids: tuple[uuid.UUID, ...]
+    prediction: Prediction
+    explanations: Explanations
+    timings: Timings
+
+
+class ExplainService:
+    """Predicts, explains within budget and records. Thread-safe; `start` it once, `close` it once.
+
+    Args:
+        config: its settings.
+        repository: the models that it serves.
+        ledger: where decisions are stored; closed by `close`.
+    """
+
+    def __init__(self, config: ServiceConfig, repository: Repository, ledger: Ledger) -> None:
+        self._config = config
+        self._repository = repository
+        self._ledger = ledger
+        self._pool = treeshap.WorkerPool(config.kernel_threads)
+        self._admission = Admission(config.max_rows_in_flight)
+        self._profiles = _Profiles()
+        self._reply_cost = ReplyCost()
+        self._deferred = DeferredLane(DeferredExplainer(repository, ledger, self._pool, config.additivity_tolerance))
+
+    def start(self) -> None:
+        """Begins with the explanations that an earlier process left unfinished."""
+        self._deferred.start()
+
+    def close(self) -> None:
+        """Takes nothing more, ends the background work and closes the ledger. Requests under way should be over."""
+        self._admission.close()
+        self._deferred.close()
+        self._ledger.close()
+
+    def predict(self, call: PredictCall) -> PredictReply:
+        """Answers one request. Each row is a decision, stored durably when this returns.
+
+        Raises:
+            XaiError: nothing was recorded; the class says whose fault it was.
+        """
+        arrived_ns = time.monotonic_ns()
+        model = self._repository.get(call.model_name, call.model_version)
+        deadline = Deadline.open(
+            arrived_ns,
+            transport_s=call.time_remaining_s,
+            requested_ms=call.latency_budget_ms,
+            default_ms=model.manifest.latency_budget_ms or self._config.default_budget_ms or None,
+            reserve_ms=self._reply_cost.reserve_ms(len(call.rows), self._config.reply_reserve_ms),
+        )
+        check_shape(call, model, self._config.max_rows_per_request)
+        with self._admission.admit(len(call.rows)):
+            self._profiles.check_and_merge(call, model)
+            prediction, explanations, timings = self._predict_and_explain(model, call, deadline)
+            return self._record(model, call, prediction, explanations, timings, arrived_ns)
+
+    def decision(self, decision_id: uuid.UUID) -> tuple[Decision, Explanation]:
+        """Returns one decision as it was recorded, and its explanation as it stands now.
+
+        Raises:
+            DecisionNotFound: no such decision.
+        """
+        return read_decision(self._ledger.get(decision_id))
+
+    def models(self) -> list[ModelEntry]:
+        """Returns what the repository holds, servable or not."""
+        return self._repository.entries()
+
+    def pending_explanations(self) -> int:
+        """Returns how many recorded decisions wait for their explanation."""
+        return self._ledger.pending_count()
+
+    def _predict_and_explain(
+        self, model: ModelSnapshot, call: PredictCall, deadline: Deadline
+    ) -> tuple[Prediction, Explanations, Timings]:
+        """Runs both at once, and waits for the explanation no longer than the deadline says."""
+        method = model.method_for(len(call.rows))
+
+        def remaining_s() -> float | None:
+            return deadline.remaining_s(time.monotonic_ns())
+
+        def unexplained(status: ExplanationStatus, detail: str) -> tuple[Prediction, Explanations, Timings]:
+            explanations = assemble.without_attributions(status, len(call.rows), model.base_values, method, detail)
+            return prediction, explanations, assemble.timings(prediction, None, deadline.budget_ms)
+
+        def kernel_failed(error: Exception) -> tuple[Prediction, Explanations, Timings]:
+            _log.error("model %s: the kernel failed", model.manifest.name, exc_info=error)
+            return unexplained(ExplanationStatus.FAILED, f"the kernel failed: {error}")
+
+        if remaining_s() == 0:
+            prediction = model.predict(call.rows)
+            return unexplained(
+                ExplanationStatus.DEFERRED, f"the budget of {deadline.budget_ms:.3g} ms left no time for it"
+            )
+        try:
+            job = model.explain(self._pool, call.rows)
+        except (RuntimeError, MemoryError) as error:
+            prediction = model.predict(call.rows)
+            return kernel_failed(error)
+        try:
+            prediction = model.predict(call.rows)
+            ready = wait_until(job.wait, remaining_s)
+        finally:
+            job.cancel()
+        if not ready:
+            return unexplained(
+                ExplanationStatus.DEFERRED, f"not ready within the budget of {deadline.budget_ms:.3g} ms"
+            )
+        try:
+            attributions = Attributions(job.result(), job.started_ns, job.finished_ns)
+        except (RuntimeError, MemoryError) as error:  # the kernel's failure does not take the prediction with it
+            return kernel_failed(error)
+        explanations = assemble.complete(
+            attributions, model.base_values, prediction.margin, method, self._config.additivity_tolerance
+        )
+        if explanations.detail:
+            _log.error("model %s: %s", model.manifest.name, explanations.detail)
+        return prediction, explanations, assemble.timings(prediction, attributions, deadline.budget_ms)
+
+    def _record(
+        self,
+        model: ModelSnapshot,
+        call: PredictCall,
+        prediction: Prediction,
+        explanations: Explanations,
+        timings: Timings,
+        arrived_ns: int,
+    ) -> PredictReply:
+        started_ns = time.monotonic_ns()
+        ids = new_ids(len(call.rows))
+        decisions = decisions_of(ids, time.time_ns(), model, call.rows, prediction, explanations, timings)
+        deferred = [decision.explanation.status is ExplanationStatus.DEFERRED for decision in decisions]
+        self._ledger.append(
+            [
+                NewEntry(decision.decision_id, encode_decision(decision), pending)
+                for decision, pending in zip(decisions, deferred, strict=True)
+            ]
+        )
+        if any(deferred):
+            self._deferred.wake()
+        finished_ns = time.monotonic_ns()
+        self._reply_cost.observe(len(ids), (finished_ns - started_ns) / 1e6)
+        timings = replace(
+            timings, record_us=(finished_ns - started_ns) / 1e3, total_us=(finished_ns - arrived_ns) / 1e3
+        )
+        return PredictReply(model, tuple(ids), prediction, explanations, timings)
+
+
+class _Profiles:
+    """Streaming statistics of the rows each model was asked about."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._by_model: dict[ModelSnapshot, FeatureProfile] = {}
+
+    def check_and_merge(self, call: PredictCall, model: ModelSnapshot) -> None:
+        """Folds the rows in when they are the model's, else raises InvalidInput and leaves no trace of them."""
+        profile = self._by_model.get(model)
+        if profile is None:
+            with self._lock:
+                profile = self._by_model.setdefault(model, FeatureProfile(len(model.feature_names)))
+        scan = check_values(call, model, profile)
+        with self._lock:
+            profile.merge(scan)

@@ -1,0 +1,118 @@
+"""The values that travel along the data path. Plain, frozen, no transport and no storage in them."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float32Array = NDArray[np.float32]
+Float64Array = NDArray[np.float64]
+Int64Array = NDArray[np.int64]
+
+
+class ExplanationStatus(enum.Enum):
+    """How far the explanation of a decision has come."""
+
+    COMPLETE = "complete"
+    DEFERRED = "deferred"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class PredictCall:
+    """One decoded request.
+
+    Attributes:
+        model_name: the model asked for.
+        model_version: the version asked for, or ``None`` for the highest.
+        rows: float32 (n, features), C order, n ≥ 1; not yet checked against the model.
+        feature_names: the columns' names as the caller believes them, or ``None``.
+        latency_budget_ms: the request's own budget in milliseconds, or ``None``.
+        time_remaining_s: seconds left of the transport's deadline at decoding, or ``None`` without one.
+    """
+
+    model_name: str
+    model_version: str | None
+    rows: Float32Array
+    feature_names: tuple[str, ...] | None = None
+    latency_budget_ms: float | None = None
+    time_remaining_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What ONNX Runtime answered for n rows.
+
+    Attributes:
+        margin: float32 (n, outputs), the raw score before any link.
+        probabilities: float32 (n, classes) for a classifier, else ``None``.
+        labels: int64 (n,), index of the class decided, for a classifier, else ``None``.
+        prediction: float32 (n, outputs), margin through the link, for a regressor, else ``None``.
+        started_ns, finished_ns: `time.monotonic_ns` around the run.
+    """
+
+    margin: Float32Array
+    probabilities: Float32Array | None
+    labels: Int64Array | None
+    prediction: Float32Array | None
+    started_ns: int
+    finished_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """How attributions were computed: enough to repeat them bit for bit."""
+
+    algorithm: str
+    variant: str
+    isa: str
+
+
+@dataclass(frozen=True, slots=True)
+class Attributions:
+    """What the kernel answered for n rows.
+
+    Attributes:
+        phi: float64 (n, features, outputs).
+        started_ns, finished_ns: `time.monotonic_ns` of the kernel's first and last work on them.
+    """
+
+    phi: Float64Array
+    started_ns: int
+    finished_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Explanations:
+    """The explanations of n rows, checked.
+
+    Attributes:
+        statuses: one for each row.
+        phi: float64 (n, features, outputs), NaN in rows that are not complete; ``None`` when no row is.
+        base_values: float64 (outputs,).
+        residual: float64 (n,), |base + Σφ − margin|, the worst output's; NaN where not computed.
+        detail: why rows are deferred or failed; empty when all are complete.
+        method: how it was, or will be, computed.
+    """
+
+    statuses: tuple[ExplanationStatus, ...]
+    phi: Float64Array | None
+    base_values: Float64Array
+    residual: Float64Array
+    detail: str
+    method: Method
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Stages of one request in microseconds, and the budget in force in milliseconds (``None``: no limit)."""
+
+    predict_us: float
+    explain_us: float
+    overlap_us: float
+    budget_ms: float | None
+    record_us: float = 0.0
+    total_us: float = 0.0

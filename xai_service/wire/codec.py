@@ -1,0 +1,183 @@
+"""`xai.v1` messages to plain values and back. Nothing is decided here."""
+
+from __future__ import annotations
+
+import math
+import uuid
+from typing import Any
+
+import numpy as np
+from google.protobuf.timestamp_pb2 import Timestamp
+from numpy.typing import NDArray
+
+from xai_service.errors import FieldViolation, InvalidInput
+from xai_service.ledger.entry import Decision, Explanation
+from xai_service.model.repository import ModelEntry
+from xai_service.service import PredictReply
+from xai_service.types import ExplanationStatus, Float32Array, Method, PredictCall, Timings
+from xai_service.wire.gen.xai.v1 import decision_service_pb2 as pb
+from xai_service.wire.tensors import from_tensor, to_tensor
+
+STATUSES = {
+    ExplanationStatus.COMPLETE: pb.EXPLANATION_STATUS_COMPLETE,
+    ExplanationStatus.DEFERRED: pb.EXPLANATION_STATUS_DEFERRED,
+    ExplanationStatus.FAILED: pb.EXPLANATION_STATUS_FAILED,
+}
+
+
+def decode_predict(request: pb.PredictRequest, time_remaining_s: float | None) -> PredictCall:
+    """Returns the call that a request holds.
+
+    Raises:
+        InvalidInput: no model name, or an input that is not a float matrix of the size it claims.
+    """
+    if not request.model_name:
+        raise InvalidInput(FieldViolation("model_name", "is empty; name the model"))
+    return PredictCall(
+        model_name=request.model_name,
+        model_version=request.model_version or None,
+        rows=_rows(request),
+        feature_names=tuple(request.feature_names) or None,
+        latency_budget_ms=request.latency_budget_ms if request.HasField("latency_budget_ms") else None,
+        time_remaining_s=time_remaining_s,
+    )
+
+
+def _rows(request: pb.PredictRequest) -> Float32Array:
+    if not request.HasField("input"):
+        raise InvalidInput(FieldViolation("input", "is absent; send a FLOAT32 tensor [rows, features]"))
+    array = from_tensor(request.input, "input")
+    if array.dtype.kind != "f":
+        name = pb.DataType.Name(request.input.dtype).removeprefix("DATA_TYPE_")
+        raise InvalidInput(FieldViolation("input.dtype", f"{name} was sent, the model takes FLOAT32 or FLOAT64"))
+    if array.ndim != 2:
+        raise InvalidInput(
+            FieldViolation("input.shape", f"{list(array.shape)} was sent, two dimensions are due: [rows, features]")
+        )
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes inf and is refused as such
+        return np.ascontiguousarray(array, dtype=np.float32)
+
+
+def decode_decision_id(text: str) -> uuid.UUID:
+    """Returns the id.
+
+    Raises:
+        InvalidInput: not a UUID.
+    """
+    try:
+        return uuid.UUID(text)
+    except ValueError:
+        raise InvalidInput(FieldViolation("decision_id", f"{text[:64]!r} is not a UUID")) from None
+
+
+def encode_predict(reply: PredictReply) -> pb.PredictResponse:
+    """Returns the response to one request."""
+    manifest, prediction, explanations = reply.model.manifest, reply.prediction, reply.explanations
+    return pb.PredictResponse(
+        model_name=manifest.name,
+        model_version=manifest.version,
+        model_sha256=reply.model.sha256.hex(),
+        decision_ids=[str(decision_id) for decision_id in reply.decision_ids],
+        margin=to_tensor(prediction.margin),
+        probabilities=_optional(prediction.probabilities),
+        labels=_optional(prediction.labels),
+        prediction=_optional(prediction.prediction),
+        classes=manifest.classes,
+        feature_names=reply.model.feature_names,
+        explanations=pb.Explanations(
+            statuses=[STATUSES[status] for status in explanations.statuses],
+            attributions=_optional(explanations.phi),
+            base_values=to_tensor(explanations.base_values),
+            additivity_residual=to_tensor(explanations.residual),
+            detail=explanations.detail,
+            method=_method(explanations.method),
+        ),
+        timings=_timings(reply.timings),
+    )
+
+
+def encode_decision(decision: Decision, explanation: Explanation) -> pb.Decision:
+    """Returns one decision as it was recorded, with its explanation as it stands now."""
+    runtime = decision.runtime
+    return pb.Decision(
+        decision_id=str(decision.decision_id),
+        decided_at=_timestamp(decision.decided_at_ns),
+        model_name=decision.model_name,
+        model_version=decision.model_version,
+        model_sha256=decision.model_sha256.hex(),
+        feature_names=decision.feature_names,
+        input=to_tensor(decision.input),
+        margin=to_tensor(decision.margin),
+        probabilities=_optional(decision.probabilities),
+        label=decision.label,
+        prediction=_optional(decision.prediction),
+        classes=decision.classes,
+        threshold=decision.threshold,
+        favourable_class=decision.favourable_class,
+        explanation=encode_explanation(explanation),
+        timings=_timings(decision.timings),
+        runtime=[
+            f"xai-service {runtime.service_version}",
+            f"onnxruntime {runtime.onnxruntime_version}",
+            f"intra-op threads {runtime.intra_op_threads}",
+        ],
+    )
+
+
+def encode_explanation(explanation: Explanation) -> pb.Explanation:
+    """Returns one decision's explanation."""
+    return pb.Explanation(
+        status=STATUSES[explanation.status],
+        attributions=_optional(explanation.phi),
+        base_values=to_tensor(explanation.base_values),
+        additivity_residual=explanation.residual,
+        detail=explanation.detail,
+        method=_method(explanation.method),
+        explained_at=(
+            None if explanation.status is ExplanationStatus.DEFERRED else _timestamp(explanation.explained_at_ns)
+        ),
+    )
+
+
+def encode_model(entry: ModelEntry) -> pb.ModelStatus:
+    """Returns what the repository knows of one version."""
+    snapshot = entry.snapshot
+    return pb.ModelStatus(
+        model_name=entry.name,
+        model_version=entry.version,
+        ready=snapshot is not None,
+        reason="" if entry.error is None else str(entry.error),
+        model_sha256="" if snapshot is None else snapshot.sha256.hex(),
+        feature_names=() if snapshot is None else snapshot.feature_names,
+        classes=() if snapshot is None else snapshot.manifest.classes,
+    )
+
+
+def _optional(array: NDArray[Any] | None) -> pb.Tensor | None:
+    return None if array is None else to_tensor(array)
+
+
+def _method(method: Method) -> pb.Method:
+    return pb.Method(algorithm=method.algorithm, variant=method.variant, isa=method.isa)
+
+
+def _timings(timings: Timings) -> pb.Timings:
+    return pb.Timings(
+        predict_us=timings.predict_us,
+        explain_us=timings.explain_us,
+        overlap_us=timings.overlap_us,
+        record_us=timings.record_us,
+        total_us=timings.total_us,
+        budget_ms=timings.budget_ms or 0.0,
+    )
+
+
+def _timestamp(ns: int) -> Timestamp:
+    stamp = Timestamp()
+    stamp.FromNanoseconds(ns)
+    return stamp
+
+
+def time_remaining(seconds: float | None) -> float | None:
+    """Returns what gRPC says is left of the deadline, with its infinities as ``None``."""
+    return None if seconds is None or math.isinf(seconds) else seconds

@@ -1,0 +1,168 @@
+"""What the client hands back: the answers of `xai.v1` as numpy arrays and Python values, and on request as shap's."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from xai_service.types import ExplanationStatus, Float32Array, Float64Array, Int64Array, Method, Timings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reply:
+    """The answer for n rows; every row is a decision of its own.
+
+    Attributes:
+        model_sha256: digest of the ONNX file that was served and explained, hex.
+        decision_ids: (n,), for `Client.decision` and `Client.explanation`.
+        margin: float32 (n, outputs), the raw score that the attributions explain.
+        probabilities: float32 (n, classes) of a classifier, else ``None``.
+        labels: int64 (n,), indices into ``classes``, of a classifier, else ``None``.
+        prediction: float32 (n, outputs), margin through the link, of a regressor, else ``None``.
+        rows: float32 or float64 (n, features), as sent.
+        statuses: (n,), how far each explanation has come.
+        attributions: float64 (n, features, outputs), NaN in rows that are not complete; ``None`` when no row is.
+        base_values: float64 (outputs,), the margin expected before any feature is known.
+        additivity_residual: float64 (n,), |base + Σφ - margin|; NaN where not computed.
+        detail: why rows are deferred or failed.
+    """
+
+    model_name: str
+    model_version: str
+    model_sha256: str
+    decision_ids: tuple[str, ...]
+    margin: Float32Array
+    probabilities: Float32Array | None
+    labels: Int64Array | None
+    prediction: Float32Array | None
+    classes: tuple[str, ...]
+    feature_names: tuple[str, ...]
+    rows: Float32Array | Float64Array
+    statuses: tuple[ExplanationStatus, ...]
+    attributions: Float64Array | None
+    base_values: Float64Array
+    additivity_residual: Float64Array
+    detail: str
+    method: Method
+    timings: Timings
+
+    def to_shap(self) -> Any:
+        """Returns a `shap.Explanation` of all rows; ``values`` is (n, features) when the model has one output.
+
+        Raises:
+            ImportError: shap is not installed.
+            ValueError: rows are not `ExplanationStatus.COMPLETE`; names them.
+        """
+        open_rows = [row for row, status in enumerate(self.statuses) if status is not ExplanationStatus.COMPLETE]
+        if open_rows or self.attributions is None:
+            raise ValueError(
+                f"no explanation for rows {open_rows}: {self.detail or 'ask explanation() for them later'}"
+            )
+        base_values = np.tile(self.base_values, (len(self.rows), 1))
+        return _shap(self.attributions, base_values, self.rows, self.feature_names, self.classes)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Explanation:
+    """The explanation of one decision.
+
+    Attributes:
+        attributions: float64 (features, outputs), or ``None`` unless complete.
+        base_values: float64 (outputs,).
+        additivity_residual: |base + Σφ - margin|, the worst output's.
+        detail: why it is deferred or failed.
+        explained_at: when it was finished, UTC, or ``None`` while it is not.
+    """
+
+    decision_id: str
+    status: ExplanationStatus
+    attributions: Float64Array | None
+    base_values: Float64Array
+    additivity_residual: float
+    detail: str
+    method: Method
+    explained_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decision:
+    """One decision as it was recorded; without the leading row axis, arrays are as in `Reply`.
+
+    Attributes:
+        decided_at: UTC.
+        input: float32 (features,), the very bits that were fed to the model.
+        label: index into ``classes``, or ``None`` for a regressor.
+        threshold: the probability above which class 1 is decided, or ``None``.
+        favourable_class: the class that is good for the person decided about, or ``None`` where not named.
+        runtime: versions that computed the prediction.
+    """
+
+    decision_id: str
+    decided_at: datetime
+    model_name: str
+    model_version: str
+    model_sha256: str
+    feature_names: tuple[str, ...]
+    input: Float32Array
+    margin: Float32Array
+    probabilities: Float32Array | None
+    label: int | None
+    prediction: Float32Array | None
+    classes: tuple[str, ...]
+    threshold: float | None
+    favourable_class: str | None
+    explanation: Explanation
+    timings: Timings
+    runtime: tuple[str, ...]
+
+    def to_shap(self) -> Any:
+        """Returns a `shap.Explanation` of this one row; ``values`` is (features,) when the model has one output.
+
+        Raises:
+            ImportError: shap is not installed.
+            ValueError: the explanation is not `ExplanationStatus.COMPLETE`.
+        """
+        one = self.explanation
+        if one.attributions is None:
+            raise ValueError(
+                f"decision {self.decision_id} has no explanation: {one.status.value} {one.detail}".rstrip()
+            )
+        values, base_values, rows = one.attributions[None], one.base_values[None], self.input[None]
+        return _shap(values, base_values, rows, self.feature_names, self.classes)[0]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStatus:
+    """One version of one model in the repository; ``reason`` says why it is not ready."""
+
+    model_name: str
+    model_version: str
+    ready: bool
+    reason: str
+    model_sha256: str
+    feature_names: tuple[str, ...]
+    classes: tuple[str, ...]
+
+
+def _shap(
+    values: Float64Array, base_values: Float64Array, rows: Any, names: Sequence[str], classes: Sequence[str]
+) -> Any:
+    """shap.Explanation of (n, features, outputs) ``values``, in the shapes that shap's own explainers give."""
+    try:
+        shap = importlib.import_module("shap")  # the caller's choice, never a dependency of what serves
+    except ImportError as error:
+        raise ImportError("to_shap() gives a shap.Explanation, which needs shap: pip install shap") from error
+    outputs = values.shape[2]
+    if outputs == 1:
+        values, base_values = values[:, :, 0], base_values[:, 0]
+    output_names = list(classes) if outputs == len(classes) else None
+    return shap.Explanation(
+        values, base_values=base_values, data=np.asarray(rows), feature_names=list(names), output_names=output_names
+    )

@@ -1,0 +1,186 @@
+"""The gRPC server: decode, call the service, encode; listeners, health, reflection, drain.
+
+Synchronous on purpose (docs/adr/0003): a request predicts in the thread that gRPC hands it to, which costs no hop, and
+ONNX Runtime, the kernel and the ledger all drop the GIL while they work.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+
+from xai_service.config import ServiceConfig
+from xai_service.errors import Unavailable
+from xai_service.ledger.store import Ledger
+from xai_service.model.repository import Repository
+from xai_service.service import ExplainService
+from xai_service.wire import codec, health
+from xai_service.wire.gen.xai.v1 import decision_service_pb2 as pb
+from xai_service.wire.gen.xai.v1 import decision_service_pb2_grpc as pb_grpc
+from xai_service.wire.status import to_status
+
+_log = logging.getLogger(__name__)
+
+SERVICE_NAME = pb.DESCRIPTOR.services_by_name["DecisionService"].full_name
+_MIB = 1 << 20
+# A caller that fell silent amid a call, maybe amid a message that a thread waits for, is found out by pings. gRPC would
+# send the first after two hours.
+_PING_AFTER_MS = 30_000
+_PING_TIMEOUT_MS = 20_000
+_Response = TypeVar("_Response")
+
+
+class _Servicer(pb_grpc.DecisionServiceServicer):
+    """Each method: decode, call, encode. `_answer` turns any error into a status."""
+
+    def __init__(self, service: ExplainService) -> None:
+        self._service = service
+
+    def Predict(self, request: pb.PredictRequest, context: Any) -> pb.PredictResponse:  # noqa: N802 (gRPC's names)
+        def answer() -> pb.PredictResponse:
+            call = codec.decode_predict(request, codec.time_remaining(context.time_remaining()))
+            return codec.encode_predict(self._service.predict(call))
+
+        return _answer(context, answer)
+
+    def GetDecision(self, request: pb.GetDecisionRequest, context: Any) -> pb.GetDecisionResponse:  # noqa: N802
+        def answer() -> pb.GetDecisionResponse:
+            decision, explanation = self._service.decision(codec.decode_decision_id(request.decision_id))
+            return pb.GetDecisionResponse(decision=codec.encode_decision(decision, explanation))
+
+        return _answer(context, answer)
+
+    def GetExplanation(self, request: pb.GetExplanationRequest, context: Any) -> pb.GetExplanationResponse:  # noqa: N802
+        def answer() -> pb.GetExplanationResponse:
+            decision, explanation = self._service.decision(codec.decode_decision_id(request.decision_id))
+            return pb.GetExplanationResponse(
+                decision_id=str(decision.decision_id), explanation=codec.encode_explanation(explanation)
+            )
+
+        return _answer(context, answer)
+
+    def ListModels(self, request: pb.ListModelsRequest, context: Any) -> pb.ListModelsResponse:  # noqa: ARG002, N802
+        def answer() -> pb.ListModelsResponse:
+            return pb.ListModelsResponse(models=[codec.encode_model(entry) for entry in self._service.models()])
+
+        return _answer(context, answer)
+
+
+def _answer(context: Any, answer: Callable[[], _Response]) -> _Response:
+    try:
+        return answer()
+    except Exception as error:
+        context.abort_with_status(to_status(error))
+        raise  # abort raises; this tells the type checker so
+
+
+class _Reflection(reflection.ReflectionServicer):  # type: ignore[misc]  # no types there
+    """With a few threads of its own: a stream holds one for as long as its caller pleases."""
+
+    def ServerReflectionInfo(self, request_iterator: Any, context: Any) -> Any:  # noqa: N802
+        return super().ServerReflectionInfo(request_iterator, context)
+
+    ServerReflectionInfo.experimental_thread_pool = ThreadPoolExecutor(  # type: ignore[attr-defined]  # gRPC looks here
+        2, thread_name_prefix="xai-reflection"
+    )
+
+
+class Server:
+    """A service behind its listeners.
+
+    Args:
+        config: its settings.
+        service: what it serves; started by `start`, closed by `stop`.
+
+    Raises:
+        Unavailable: an address cannot be listened on.
+    """
+
+    def __init__(self, config: ServiceConfig, service: ExplainService) -> None:
+        self._config = config
+        self._service = service
+        self._health = health.HealthServicer()
+        # Without reuse_port a second server on the same port is an error, not a silent sharer of its requests.
+        options = [
+            ("grpc.so_reuseport", 0),
+            ("grpc.max_receive_message_length", config.max_message_mib * _MIB),
+            # Of replies there is no limit: they are bounded by their request (`checks`), and what is recorded is sent.
+            ("grpc.max_send_message_length", -1),
+            ("grpc.keepalive_time_ms", _PING_AFTER_MS),
+            ("grpc.http2.ping_timeout_ms", _PING_TIMEOUT_MS),
+        ]
+        self._server = grpc.server(
+            ThreadPoolExecutor(config.rpc_threads, thread_name_prefix="xai-rpc"),
+            maximum_concurrent_rpcs=config.rpc_threads + config.max_waiting_rpcs,
+            options=options,
+        )
+        pb_grpc.add_DecisionServiceServicer_to_server(  # type: ignore[no-untyped-call]  # generated code
+            _Servicer(service), self._server
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(_Reflection(names), self._server)
+        self.addresses = tuple(self._listen(address) for address in config.listen)
+
+    def _listen(self, address: str) -> str:
+        try:
+            port = self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise Unavailable(
+                f"cannot listen on {address!r}: is it host:port or unix:PATH, and free? ({error})"
+            ) from None
+        return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
+
+    def start(self) -> None:
+        """Serves; the health service says so."""
+        self._service.start()
+        for name in ("", SERVICE_NAME):
+            self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        self._server.start()
+
+    def stop(self) -> None:
+        """Says NOT_SERVING, takes no new request, lets those under way end, closes the service."""
+        self._health.enter_graceful_shutdown()
+        self._server.stop(self._config.drain_s).wait()
+        self._service.close()
+
+
+def serve(config: ServiceConfig, on_ready: Callable[[tuple[str, ...]], None] | None = None) -> None:
+    """Serves until SIGTERM or SIGINT, then drains. Call it in the main thread.
+
+    Args:
+        config: its settings.
+        on_ready: is given the addresses once requests are answered, ports resolved.
+
+    Raises:
+        XaiError: the repository, the ledger or an address cannot be used.
+    """
+    wanted = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: wanted.set())
+    repository = Repository(config.repository)
+    if not any(entry.snapshot for entry in repository.entries()):
+        reasons = "; ".join(f"{e.name} {e.version}: {e.error}" for e in repository.entries()) or "it is empty"
+        raise Unavailable(f"no model in {config.repository} can be served: {reasons}")
+    ledger = Ledger(config.ledger, max_queued_entries=config.max_unrecorded_decisions)
+    try:
+        server = Server(config, ExplainService(config, repository, ledger))
+    except BaseException:
+        ledger.close()
+        raise
+    server.start()
+    try:
+        if on_ready is not None:
+            on_ready(server.addresses)
+        wanted.wait()
+        _log.info("draining")
+    finally:
+        server.stop()
