@@ -11,8 +11,19 @@ from tests.oracles import cover
 from xai_service import _treeshap
 
 # Few distinct values, so that rows stand on thresholds and features repeat; both zeros, and what is hardest to compare.
-VALUES = (-np.inf, -1.5, -0.0, 0.0, 1e-40, 0.5, float(np.nextafter(np.float32(0.5), np.float32(1))), 2.0, np.inf)
-THRESHOLDS = tuple(v for v in VALUES if np.isfinite(v))
+VALUES = (
+    -np.inf,
+    -1.5,
+    -0.0,
+    0.0,
+    float(np.float32(1e-40)),
+    0.5,
+    float(np.nextafter(np.float32(0.5), np.float32(1))),
+    2.0,
+    np.inf,
+)
+# Thresholds are float64: some stand between two float32.
+THRESHOLDS = (*(v for v in VALUES if np.isfinite(v)), 0.5 - 1e-12, 0.5 + 1e-12, -1e-50, 1e39)
 
 
 # Two splits and three leaves, on features 0 and 1.
@@ -36,20 +47,23 @@ def trees(n_features: int, max_depth: int) -> st.SearchStrategy:
     )
 
     def split(child: st.SearchStrategy) -> st.SearchStrategy:
-        return st.tuples(
-            st.just("split"),
-            st.integers(0, n_features - 1),
-            st.sampled_from(THRESHOLDS),
-            st.sampled_from(["<", "<="]),
-            st.booleans(),
-            child,
-            child,
-        )
+        return st.tuples(condition, st.booleans(), child, child).map(lambda s: ("split", *s[0], *s[1:]))
 
+    feature = st.integers(0, n_features - 1)
+    values = st.lists(st.sampled_from(VALUES), min_size=1, max_size=4).map(tuple)
+    condition = st.one_of(
+        st.tuples(feature, st.sampled_from(THRESHOLDS), st.sampled_from(["<", "<="])),
+        st.tuples(feature, values, st.just("in")),
+    )
     strategy = leaf
     for _ in range(max_depth):
         strategy = st.one_of(leaf, split(strategy), split(strategy))
     return strategy.filter(lambda tree: tree[0] == "leaf" or cover(tree) > 0)
+
+
+def players(n_features: int) -> st.SearchStrategy:
+    """Which player each feature is: its own, or one of a few."""
+    return st.one_of(st.none(), st.lists(st.integers(0, n_features - 1), min_size=n_features, max_size=n_features))
 
 
 def rows(n_features: int) -> st.SearchStrategy:
@@ -76,17 +90,20 @@ def random_tree(rng: np.random.Generator, n_features: int, depth: int, *, chain:
     )
 
 
-def arrays(trees, n_features: int) -> dict:
+def arrays(trees, n_features: int, players=None) -> dict:
     """What `_treeshap.Forest` takes."""
-    out = {k: [] for k in ("kind", "feature", "threshold", "nan_left", "left", "right", "cover", "weights")}
+    names = ("kind", "feature", "threshold", "nan_left", "left", "right", "cover", "weights", "set")
+    out = {name: [] for name in names}
     begin = [0]
 
     def add(tree) -> int:
         i = len(out["kind"])
         leaf = tree[0] == "leaf"
-        out["kind"].append(0 if leaf else 1 if tree[3] == "<" else 2)
+        has_set = not leaf and tree[3] == "in"
+        out["kind"].append(0 if leaf else {"<": 1, "<=": 2, "in": 3}[tree[3]])
         out["feature"].append(0 if leaf else tree[1])
-        out["threshold"].append(0.0 if leaf else tree[2])
+        out["threshold"].append(0.0 if leaf or has_set else tree[2])
+        out["set"].append(tree[2] if has_set else ())
         out["nan_left"].append(0 if leaf else int(tree[4]))
         out["cover"].append(cover(tree))
         out["weights"].append([tree[1]] if leaf else [])
@@ -107,7 +124,7 @@ def arrays(trees, n_features: int) -> dict:
         "tree_begin": np.array(begin, np.int64),
         "kind": np.array(out["kind"], np.uint8),
         "feature": np.array(out["feature"], np.int64),
-        "threshold": np.array(out["threshold"], np.float32),
+        "threshold": np.array(out["threshold"], np.float64),
         "nan_left": np.array(out["nan_left"], np.uint8),
         "left": np.array(out["left"], np.int64),
         "right": np.array(out["right"], np.int64),
@@ -116,11 +133,14 @@ def arrays(trees, n_features: int) -> dict:
         "weight_output": np.zeros(len(weights), np.int64),
         "weight": np.array(weights, np.float64),
         "base": np.zeros(1),
+        "set_begin": np.cumsum([0] + [len(values) for values in out["set"]]).astype(np.int64),
+        "set_value": np.array([value for values in out["set"] for value in values], np.float32),
+        "player": np.array([] if players is None else players, np.int64),
     }
 
 
-def forest(trees, n_features: int) -> _treeshap.Forest:
-    return _treeshap.Forest(**arrays(trees, n_features))
+def forest(trees, n_features: int, players=None) -> _treeshap.Forest:
+    return _treeshap.Forest(**arrays(trees, n_features, players))
 
 
 def ensemble_attributes(trees, n_features: int) -> dict:

@@ -4,6 +4,9 @@ Trees are nested tuples, as simple as can be:
 
     leaf  = ("leaf", value, cover)
     split = ("split", feature, threshold, "<" or "<=", nan_left, left, right)
+    split = ("split", feature, (value, ...), "in", nan_left, left, right)
+
+``players`` names the player that each feature belongs to; ``None``: each its own.
 
 A split's share for its left child is its children's covers' share, 1/2 when neither has any.
 """
@@ -27,20 +30,31 @@ def left_share(tree):
 
 def goes_left(tree, row):
     _, feature, threshold, op, nan_left, _, _ = tree
-    x = np.float32(row[feature])
-    if np.isnan(x):
+    x = float(np.float32(row[feature]))
+    if math.isnan(x):
         return nan_left
-    return bool(x < np.float32(threshold)) if op == "<" else bool(x <= np.float32(threshold))
+    if op == "in":
+        return any(x == float(np.float32(value)) for value in threshold)
+    return x < threshold if op == "<" else x <= threshold
 
 
-def expectation(tree, row, known):
-    """E[f | x_S] of Lundberg et al. (2020), Algorithm 1: known features decide, unknown ones average by cover."""
+def player_of(feature, players):
+    return feature if players is None else players[feature]
+
+
+def n_players(n_features, players):
+    return n_features if players is None else max(players) + 1
+
+
+def expectation(tree, row, known, players=None):
+    """E[f | x_S] of Lundberg et al. (2020), Algorithm 1: known players decide, unknown ones average by cover."""
     if tree[0] == "leaf":
         return tree[1]
-    if tree[1] in known:
-        return expectation(tree[5] if goes_left(tree, row) else tree[6], row, known)
+    if player_of(tree[1], players) in known:
+        return expectation(tree[5] if goes_left(tree, row) else tree[6], row, known, players)
     share = left_share(tree)
-    return share * expectation(tree[5], row, known) + (1 - share) * expectation(tree[6], row, known)
+    left, right = (expectation(child, row, known, players) for child in tree[5:])
+    return share * left + (1 - share) * right
 
 
 def shapley(n, game):
@@ -56,9 +70,13 @@ def shapley(n, game):
     return phi
 
 
-def brute_force(trees, row):
-    """The path-dependent game's Shapley values: float64 (features,)."""
-    return shapley(len(row), lambda subset: sum(expectation(tree, row, frozenset(subset)) for tree in trees))
+def brute_force(trees, row, players=None):
+    """The path-dependent game's Shapley values: float64 (players,)."""
+
+    def game(subset):
+        return sum(expectation(tree, row, frozenset(subset), players) for tree in trees)
+
+    return shapley(n_players(len(row), players), game)
 
 
 def scale(trees):
@@ -70,29 +88,29 @@ def scale(trees):
     return max(1.0, sum(largest(tree) for tree in trees))
 
 
-def leaf_paths(tree, row, path=()):
-    """Yields (leaf value, {feature: (share of its splits' covers, whether the row goes along)})."""
+def leaf_paths(tree, row, players=None, path=()):
+    """Yields (leaf value, {player: (share of its splits' covers, whether the row goes along)})."""
     if tree[0] == "leaf":
         merged = {}
-        for feature, share, along in path:
-            z, o = merged.get(feature, (1.0, True))
-            merged[feature] = (z * share, o and along)
+        for player, share, along in path:
+            z, o = merged.get(player, (1.0, True))
+            merged[player] = (z * share, o and along)
         yield tree[1], merged
         return
-    share, left = left_share(tree), goes_left(tree, row)
-    yield from leaf_paths(tree[5], row, (*path, (tree[1], share, left)))
-    yield from leaf_paths(tree[6], row, (*path, (tree[1], 1 - share, not left)))
+    share, left, player = left_share(tree), goes_left(tree, row), player_of(tree[1], players)
+    yield from leaf_paths(tree[5], row, players, (*path, (player, share, left)))
+    yield from leaf_paths(tree[6], row, players, (*path, (player, 1 - share, not left)))
 
 
-def reference(trees, row):
-    """Leaf by leaf: each leaf is a product game over its path's distinct features, so Shapley's formula groups by size.
+def reference(trees, row, players=None):
+    """Leaf by leaf: each leaf is a product game over its path's distinct players, so Shapley's formula groups by size.
 
-    For a leaf of value v whose features have shares z and row indicators o, feature i gets
+    For a leaf of value v whose players have shares z and row indicators o, player i gets
     v (o_i - z_i) Σ_k k! (d-1-k)! / d! [y^k] Π_{j≠i} (z_j + o_j y). Nothing is shared between leaves; O(leaves d³).
     """
-    phi = np.zeros(len(row))
+    phi = np.zeros(n_players(len(row), players))
     for tree in trees:
-        for value, path in leaf_paths(tree, row):
+        for value, path in leaf_paths(tree, row, players):
             d = len(path)
             for feature, (z, o) in path.items():
                 by_size = np.array([1.0])

@@ -14,6 +14,7 @@ class MissingCovers(ValueError): ...
 
 class Forest:
     n_features: int
+    n_players: int
     n_outputs: int
     n_trees: int
     n_leaves: int
@@ -28,7 +29,7 @@ class Forest:
         tree_begin: NDArray[Any],
         kind: NDArray[Any],
         feature: NDArray[Any],
-        threshold: Float32Array,
+        threshold: Float64Array,
         nan_left: NDArray[Any],
         left: NDArray[Any],
         right: NDArray[Any],
@@ -37,6 +38,9 @@ class Forest:
         weight_output: NDArray[Any],
         weight: Float64Array,
         base: Float64Array,
+        set_begin: NDArray[Any] = ...,
+        set_value: Float32Array = ...,
+        player: NDArray[Any] = ...,
     ) -> None: ...
     def predict(self, rows: Float32Array) -> Float64Array: ...
 
@@ -55,6 +59,7 @@ class ExplainJob:
 
 class PathDependentExplainer:
     n_features: int
+    n_players: int
     n_outputs: int
     memory_bytes: int
     isa: str
@@ -66,6 +71,7 @@ class PathDependentExplainer:
 
 class InterventionalPlan:
     n_features: int
+    n_players: int
     n_outputs: int
     n_trees_by_table: int
     memory_bytes: int
@@ -78,6 +84,7 @@ class InterventionalPlan:
 
 class InteractionsPlan:
     n_features: int
+    n_players: int
     n_outputs: int
     memory_bytes: int
     base_values: Float64Array

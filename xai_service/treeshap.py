@@ -56,6 +56,18 @@ def _compiled(compile_it: Callable[[], _Plan]) -> _Plan:
         raise InvalidModel(str(error)) from error
 
 
+def _checked_players(players: ArrayLike) -> list[int]:
+    array = np.asarray(players)
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise ValueError(
+            f"players must be whole numbers, one for each feature; got {array.dtype} of shape {array.shape}"
+        )
+    distinct = np.unique(array)
+    if not np.array_equal(distinct, np.arange(len(distinct))):
+        raise ValueError("players must be numbered from 0 on without a gap")
+    return [int(player) for player in array]
+
+
 class TreeExplainer:
     """Exact SHAP values of a tree ensemble, as `shap.TreeExplainer` computes them, of its ONNX file.
 
@@ -69,28 +81,38 @@ class TreeExplainer:
         model: path of an ONNX file, its bytes, or a parsed ``onnx.ModelProto``.
         background: (n, features), 1 ≤ n ≤ 10,000, cast to float32, NaN for missing; ``None`` for path-dependent values.
             Shallow trees are explained from tables at a cost that does not grow with n.
+        players: int (features,): for each column the player that it is part of, numbered from 0. Columns of one player
+            are known or unknown together, and get one value: ``[0, 1, 1, 1, 2]`` takes columns 1 to 3 for the one-hot
+            code of one feature. This is exact; adding up the columns' own values is not. ``None``: each its own.
 
     Attributes:
         expected_value: the margin expected before any feature is known: a float, or float64 (outputs,) when there are
             several outputs.
         n_features: columns that `shap_values` takes.
+        n_players: values that it gives for each row and output; `n_features` unless ``players`` says otherwise.
         n_outputs: margins that the model computes for a row.
 
     Raises:
         InvalidModel: not an ONNX tree ensemble that can be explained; says why.
         MissingCovers: the file carries no covers, and no background is given.
-        ValueError: the background is not a matrix of numbers with the model's features, or has too many rows.
+        ValueError: the background is not a matrix of numbers with the model's features, or has too many rows;
+            ``players`` are not one number for each feature, from 0 on without a gap.
     """
 
     def __init__(
-        self, model: str | os.PathLike[str] | bytes | onnx.ModelProto, background: ArrayLike | None = None
+        self,
+        model: str | os.PathLike[str] | bytes | onnx.ModelProto,
+        background: ArrayLike | None = None,
+        *,
+        players: ArrayLike | None = None,
     ) -> None:
         if isinstance(model, (str, os.PathLike)):
             model = Path(model).read_bytes()
         if isinstance(model, bytes):
             model = parse_model(model)
-        self._forest = forest = read_forest(model)
+        self._forest = forest = read_forest(model, None if players is None else _checked_players(players))
         self.n_features: int = forest.n_features
+        self.n_players: int = forest.n_players
         self.n_outputs: int = forest.n_outputs
         self._interventional = background is not None
         self._explainer: PathDependentExplainer | _treeshap.InterventionalPlan
@@ -114,7 +136,7 @@ class TreeExplainer:
         return Method("interventional_treeshap", variant, self._explainer.isa)
 
     def shap_values(self, X: ArrayLike) -> Float64Array:
-        """Returns float64 (n, features), or (n, features, outputs) when the model has several outputs.
+        """Returns float64 (n, players), or (n, players, outputs) when the model has several outputs.
 
         Args:
             X: (n, features), cast to float32 as ONNX Runtime sees it. NaN is a missing value and takes the route that
@@ -127,15 +149,15 @@ class TreeExplainer:
         return phi[:, :, 0] if self.n_outputs == 1 else phi
 
     def shap_interaction_values(self, X: ArrayLike) -> Float64Array:
-        """Returns float64 (n, features, features), or (n, features, features, outputs) when there are several outputs.
+        """Returns float64 (n, players, players), or (n, players, players, outputs) when there are several outputs.
 
-        Each matrix is symmetric; off the diagonal stands half the Shapley interaction index of the two features, on it
-        what remains of the feature's SHAP value, so that rows add up to the SHAP values (Lundberg et al. 2020).
+        Each matrix is symmetric; off the diagonal stands half the Shapley interaction index of the two players, on it
+        what remains of the player's SHAP value, so that rows add up to the SHAP values (Lundberg et al. 2020).
         Path-dependent only; compiled at the first call.
 
         Raises:
             ValueError: the explainer has a background; or as for `shap_values`.
-            InvalidModel: features² times outputs are too many to hold.
+            InvalidModel: players² times outputs are too many to hold.
         """
         if self._interventional:
             raise ValueError("interaction values are path-dependent: make an explainer without a background")

@@ -95,8 +95,8 @@ std::unique_ptr<ExplainJob> submit(const std::shared_ptr<Explainer>& explainer, 
   const std::size_t n = check_rows(rows, explainer->n_features());
   if (n == 0) throw py::value_error("a job needs at least one row");
   auto input = std::make_shared<std::vector<float>>(rows.data(), rows.data() + rows.size());
-  std::vector<py::ssize_t> shape{rows.shape(0), explainer->n_features(), explainer->n_outputs()};
-  auto phi = std::make_shared<std::vector<double>>(n * explainer->n_features() * explainer->n_outputs());
+  std::vector<py::ssize_t> shape{rows.shape(0), explainer->n_players(), explainer->n_outputs()};
+  auto phi = std::make_shared<std::vector<double>>(n * explainer->n_players() * explainer->n_outputs());
   // One variant for the whole job, whatever its chunks. Small chunks keep workers evenly busy to the end; lanes want
   // full vectors, and each chunk pays some scratch, so not too small.
   const Variant variant = explainer->variant_for(n);
@@ -116,12 +116,12 @@ py::array_t<double> base_values(const Plan& plan) {
   return own(std::make_shared<std::vector<double>>(plan.base_values()), {plan.n_outputs()});
 }
 
-// All rows in the calling thread, the GIL dropped: (n, features, outputs), or with the features twice.
+// All rows in the calling thread, the GIL dropped: (n, players, outputs), or with the players twice.
 template <class Plan, class Explain>
 py::array_t<double> explain(const Plan& plan, const Rows& rows, bool pairs, Explain run) {
   const std::size_t n = check_rows(rows, plan.n_features());
-  std::vector<py::ssize_t> shape{rows.shape(0), plan.n_features(), plan.n_outputs()};
-  if (pairs) shape.insert(shape.begin() + 1, plan.n_features());
+  std::vector<py::ssize_t> shape{rows.shape(0), plan.n_players(), plan.n_outputs()};
+  if (pairs) shape.insert(shape.begin() + 1, plan.n_players());
   std::size_t size = 1;
   for (py::ssize_t length : shape) size *= static_cast<std::size_t>(length);
   auto phi = std::make_shared<std::vector<double>>(size);
@@ -150,7 +150,7 @@ PYBIND11_MODULE(_treeshap, m) {
                        const py::array_t<std::int64_t, py::array::c_style>& tree_begin,
                        const py::array_t<std::uint8_t, py::array::c_style>& kind,
                        const py::array_t<std::int64_t, py::array::c_style>& feature,
-                       const py::array_t<float, py::array::c_style>& threshold,
+                       const py::array_t<double, py::array::c_style>& threshold,
                        const py::array_t<std::uint8_t, py::array::c_style>& nan_left,
                        const py::array_t<std::int64_t, py::array::c_style>& left,
                        const py::array_t<std::int64_t, py::array::c_style>& right,
@@ -158,7 +158,10 @@ PYBIND11_MODULE(_treeshap, m) {
                        const py::array_t<std::int64_t, py::array::c_style>& weight_begin,
                        const py::array_t<std::int64_t, py::array::c_style>& weight_output,
                        const py::array_t<double, py::array::c_style>& weight,
-                       const py::array_t<double, py::array::c_style>& base) {
+                       const py::array_t<double, py::array::c_style>& base,
+                       const py::array_t<std::int64_t, py::array::c_style>& set_begin,
+                       const py::array_t<float, py::array::c_style>& set_value,
+                       const py::array_t<std::int64_t, py::array::c_style>& player) {
              const RawForest raw{n_features,
                                  n_outputs,
                                  view(tree_begin, "tree_begin"),
@@ -172,7 +175,10 @@ PYBIND11_MODULE(_treeshap, m) {
                                  view(weight_begin, "weight_begin"),
                                  view(weight_output, "weight_output"),
                                  view(weight, "weight"),
-                                 view(base, "base")};
+                                 view(base, "base"),
+                                 view(set_begin, "set_begin"),
+                                 view(set_value, "set_value"),
+                                 view(player, "player")};
              py::gil_scoped_release release;
              return std::make_shared<Forest>(Forest::build(raw));
            }),
@@ -180,8 +186,12 @@ PYBIND11_MODULE(_treeshap, m) {
            py::arg("kind").noconvert(), py::arg("feature").noconvert(), py::arg("threshold").noconvert(),
            py::arg("nan_left").noconvert(), py::arg("left").noconvert(), py::arg("right").noconvert(),
            py::arg("cover").noconvert(), py::arg("weight_begin").noconvert(), py::arg("weight_output").noconvert(),
-           py::arg("weight").noconvert(), py::arg("base").noconvert())
+           py::arg("weight").noconvert(), py::arg("base").noconvert(),
+           py::arg("set_begin").noconvert() = py::array_t<std::int64_t>(0),
+           py::arg("set_value").noconvert() = py::array_t<float>(0),
+           py::arg("player").noconvert() = py::array_t<std::int64_t>(0))
       .def_property_readonly("n_features", &Forest::n_features)
+      .def_property_readonly("n_players", &Forest::n_players)
       .def_property_readonly("n_outputs", &Forest::n_outputs)
       .def_property_readonly("n_trees", &Forest::n_trees)
       .def_property_readonly("n_leaves", &Forest::n_leaves)
@@ -226,6 +236,7 @@ PYBIND11_MODULE(_treeshap, m) {
            }),
            py::arg("forest"), py::kw_only(), py::arg("isa") = "", py::arg("variant") = "")
       .def_property_readonly("n_features", &Explainer::n_features)
+      .def_property_readonly("n_players", &Explainer::n_players)
       .def_property_readonly("n_outputs", &Explainer::n_outputs)
       .def_property_readonly("memory_bytes", &Explainer::memory_bytes)
       .def_property_readonly("isa", [](const Explainer& explainer) { return std::string(name_of(explainer.isa())); })
@@ -252,6 +263,7 @@ PYBIND11_MODULE(_treeshap, m) {
            py::arg("forest"), py::arg("background").noconvert(),
            py::arg("memory_cap_bytes") = InterventionalPlan::kDefaultMemoryCap, py::kw_only(), py::arg("isa") = "")
       .def_property_readonly("n_features", &InterventionalPlan::n_features)
+      .def_property_readonly("n_players", &InterventionalPlan::n_players)
       .def_property_readonly("n_outputs", &InterventionalPlan::n_outputs)
       .def_property_readonly("n_trees_by_table", &InterventionalPlan::n_trees_by_table)
       .def_property_readonly("memory_bytes", &InterventionalPlan::memory_bytes)
@@ -273,6 +285,7 @@ PYBIND11_MODULE(_treeshap, m) {
            }),
            py::arg("forest"))
       .def_property_readonly("n_features", &InteractionsPlan::n_features)
+      .def_property_readonly("n_players", &InteractionsPlan::n_players)
       .def_property_readonly("n_outputs", &InteractionsPlan::n_outputs)
       .def_property_readonly("memory_bytes", &InteractionsPlan::memory_bytes)
       .def_property_readonly("base_values", &base_values<InteractionsPlan>)

@@ -40,7 +40,7 @@ void mutate(Generator& generator, Arrays& a) {
     if (generator.chance(0.1)) resize(generator, values);
     if (!values.empty()) values[generator.below(values.size())] = hostile_number(generator);
   };
-  switch (generator.below(13)) {
+  switch (generator.below(16)) {
     case 0:
       a.n_features = hostile_integer(generator, a.n_features);
       break;
@@ -78,9 +78,19 @@ void mutate(Generator& generator, Arrays& a) {
       if (!a.kind.empty()) a.kind[generator.below(a.kind.size())] = static_cast<std::uint8_t>(generator.below(256));
       if (generator.chance(0.1)) resize(generator, a.kind);
       break;
+    case 12:
+      integer(a.set_begin);
+      break;
+    case 13:
+      integer(a.player);
+      break;
+    case 14:
+      if (!a.set_value.empty())
+        a.set_value[generator.below(a.set_value.size())] = static_cast<float>(hostile_number(generator));
+      if (generator.chance(0.1)) resize(generator, a.set_value);
+      break;
     default:
-      if (!a.threshold.empty())
-        a.threshold[generator.below(a.threshold.size())] = static_cast<float>(hostile_number(generator));
+      if (!a.threshold.empty()) a.threshold[generator.below(a.threshold.size())] = hostile_number(generator);
       if (generator.chance(0.1)) resize(generator, a.nan_left);
   }
 }
@@ -104,8 +114,8 @@ int main(int argc, char** argv) {
       // Wide ones were accepted on purpose, up to 128 MiB a row; explaining each would only test the machine's memory.
       if (forest.n_features() * forest.n_outputs() > 1 << 16) continue;
       const std::vector<float> rows = generator.rows(3, forest.n_features(), 0.2);
-      const std::size_t n_features = forest.n_features(), n_outputs = forest.n_outputs();
-      std::vector<double> phi(3 * n_features * n_outputs);
+      const std::size_t n_players = forest.n_players(), n_outputs = forest.n_outputs();
+      std::vector<double> phi(3 * n_players * n_outputs);
       for (Isa isa : supported_isas())
         for (std::size_t memory_cap : {std::size_t{0}, std::size_t{1} << 20})
           InterventionalPlan(forest, rows.data(), 2, memory_cap, isa)
@@ -116,8 +126,8 @@ int main(int argc, char** argv) {
           for (std::size_t n : {std::size_t{3}, PathDependentExplainer::kManyRows})  // the variants of few and of many
             explainer.explain(explainer.variant_for(n), rows.data(), 0, 3, phi.data(), StopToken());
         }
-      if (n_features * n_features * n_outputs <= 1 << 16) {
-        std::vector<double> pairs(3 * n_features * n_features * n_outputs);
+      if (n_players * n_players * n_outputs <= 1 << 16) {
+        std::vector<double> pairs(3 * n_players * n_players * n_outputs);
         InteractionsPlan(forest, path_facts(forest)).explain(rows.data(), 0, 3, pairs.data(), StopToken());
       }
       ++accepted;

@@ -61,7 +61,7 @@ void variants_agree(std::uint64_t seed, const Shape& shape) {
   if (!forest.has_covers() && forest.max_depth() > 0) return;  // all covers 1: rightly taken for none
   const int n = 37;
   const std::vector<float> rows = generator.rows(n, shape.n_features, shape.nan_chance);
-  const std::size_t width = static_cast<std::size_t>(shape.n_features) * shape.n_outputs;
+  const std::size_t width = static_cast<std::size_t>(forest.n_players()) * shape.n_outputs;
   const StopToken stop;
 
   const PathDependentExplainer exact(forest, Isa::kPortable, Variant::kScalar);
@@ -74,8 +74,8 @@ void variants_agree(std::uint64_t seed, const Shape& shape) {
     forest.predict(rows.data() + row * shape.n_features, margin.data());
     for (int output = 0; output < shape.n_outputs; ++output) {
       double sum = exact.base_values()[output];
-      for (int feature = 0; feature < shape.n_features; ++feature)
-        sum += expected[row * width + feature * shape.n_outputs + output];
+      for (int player = 0; player < forest.n_players(); ++player)
+        sum += expected[row * width + player * shape.n_outputs + output];
       CHECK(std::fabs(sum - margin[output]) < 1e-11 * scale, "seed %lu, row %d: %.17g, margin %.17g", seed, row, sum,
             margin[output]);
     }

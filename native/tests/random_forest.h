@@ -15,12 +15,13 @@ struct Arrays {
   std::int64_t n_features = 1, n_outputs = 1;
   std::vector<std::int64_t> tree_begin{0}, feature, left, right, weight_begin{0}, weight_output;
   std::vector<std::uint8_t> kind, nan_left;
-  std::vector<float> threshold;
-  std::vector<double> cover, weight, base;
+  std::vector<double> threshold, cover, weight, base;
+  std::vector<std::int64_t> set_begin, player;
+  std::vector<float> set_value;
 
   RawForest raw() const {
-    return {n_features, n_outputs, tree_begin, kind,         feature,       threshold, nan_left,
-            left,       right,     cover,      weight_begin, weight_output, weight,    base};
+    return {n_features, n_outputs,    tree_begin,    kind,   feature, threshold, nan_left,  left,  right,
+            cover,      weight_begin, weight_output, weight, base,    set_begin, set_value, player};
   }
 };
 
@@ -41,10 +42,15 @@ class Generator {
     return chance(0.5) ? values[below(9)] : static_cast<float>(normal());
   }
 
+  // Half of the forests have categorical splits, half have players of several columns.
   Arrays forest(int n_features, int n_outputs, int n_trees, int depth, double split_chance) {
     Arrays a;
     a.n_features = n_features;
     a.n_outputs = n_outputs;
+    set_chance_ = chance(0.5) ? 0.3 : 0.0;
+    if (chance(0.5))
+      for (int feature = 0; feature < n_features; ++feature)
+        a.player.push_back(static_cast<std::int64_t>(below((n_features + 1) / 2)));
     for (int output = 0; output < n_outputs; ++output) a.base.push_back(normal());
     for (int tree = 0; tree < n_trees; ++tree) {
       const auto root = static_cast<std::int64_t>(a.kind.size());
@@ -53,7 +59,13 @@ class Generator {
       if (a.kind[root] != 0 && a.cover[a.left[root]] + a.cover[a.right[root]] == 0) a.cover[a.left[root]] = 1;
       a.tree_begin.push_back(static_cast<std::int64_t>(a.kind.size()));
     }
-    // Weights are stored by node, and nodes above were added before their leaves.
+    // Sets and weights are stored by node, and nodes above were added before their leaves.
+    a.set_begin.assign(1, 0);
+    for (std::uint8_t kind : a.kind) {
+      if (kind == 3)
+        for (std::size_t i = 1 + below(4); i-- > 0;) a.set_value.push_back(value());
+      a.set_begin.push_back(static_cast<std::int64_t>(a.set_value.size()));
+    }
     a.weight_begin.assign(1, 0);
     for (std::size_t node = 0; node < a.kind.size(); ++node) {
       if (a.kind[node] == 0)
@@ -77,7 +89,7 @@ class Generator {
   std::int64_t add(Arrays& a, int depth, double split_chance) {
     const auto self = static_cast<std::int64_t>(a.kind.size());
     const bool leaf = depth == 0 || !chance(split_chance);
-    a.kind.push_back(leaf ? 0 : chance(0.5) ? 1 : 2);
+    a.kind.push_back(leaf ? 0 : chance(set_chance_) ? 3 : chance(0.5) ? 1 : 2);
     a.feature.push_back(static_cast<std::int64_t>(below(a.n_features)));
     a.threshold.push_back(value());
     a.nan_left.push_back(chance(0.5));
@@ -94,6 +106,7 @@ class Generator {
   }
 
   std::mt19937_64 random_;
+  double set_chance_ = 0;
 };
 
 }  // namespace xai::treeshap::testing

@@ -60,7 +60,12 @@ const char* name_of(Variant variant) {
 }
 
 PathDependentExplainer::PathDependentExplainer(const Forest& forest, Isa isa, std::optional<Variant> variant)
-    : n_features_(forest.n_features()), n_outputs_(forest.n_outputs()), isa_(isa) {
+    : n_features_(forest.n_features()),
+      n_columns_(forest.n_columns()),
+      n_players_(forest.n_players()),
+      n_outputs_(forest.n_outputs()),
+      isa_(isa),
+      sets_(forest.sets()) {
   const ForestFacts facts = path_facts(forest);
   base_values_ = expected_margins(forest, facts);
   const auto wanted = [&](Variant one, bool supported) {
@@ -76,7 +81,7 @@ PathDependentExplainer::PathDependentExplainer(const Forest& forest, Isa isa, st
 
 std::size_t PathDependentExplainer::memory_bytes() const {
   return (scalar_ ? scalar_->memory_bytes() : 0) + (rows_ ? rows_->memory_bytes() : 0) +
-         (row_ ? row_->memory_bytes() : 0);
+         (row_ ? row_->memory_bytes() : 0) + (sets_ ? sets_->memory_bytes() : 0);
 }
 
 Variant PathDependentExplainer::variant_for(std::size_t rows) const {
@@ -86,21 +91,28 @@ Variant PathDependentExplainer::variant_for(std::size_t rows) const {
 
 void PathDependentExplainer::explain(Variant variant, const float* rows, std::size_t begin, std::size_t end,
                                      double* phi, const StopToken& stop) const {
-  if (begin == end) return;  // no rows: their pointers may be null
+  const std::size_t width = static_cast<std::size_t>(n_players_) * n_outputs_;
+  for_columns(sets_.get(), n_features_, rows, begin, end, [&](const float* wide, std::size_t from, std::size_t to) {
+    explain_wide(variant, wide, to - from, phi + from * width, stop);
+  });
+}
+
+void PathDependentExplainer::explain_wide(Variant variant, const float* rows, std::size_t n, double* phi,
+                                          const StopToken& stop) const {
   switch (variant) {
     case Variant::kScalar:
-      scalar_->explain(rows, begin, end, phi, stop);
+      scalar_->explain(rows, 0, n, phi, stop);
       break;
     case Variant::kRows:
-      if (!rows_kernel(isa_)(*rows_, rows, begin, end, phi, stop)) throw Stopped();
+      if (!rows_kernel(isa_)(*rows_, rows, 0, n, phi, stop)) throw Stopped();
       break;
     case Variant::kRow:
-      explain_singly(rows, begin, end, phi, stop);
+      explain_singly(rows, n, phi, stop);
       break;
   }
 }
 
-void PathDependentExplainer::explain_singly(const float* rows, std::size_t begin, std::size_t end, double* phi,
+void PathDependentExplainer::explain_singly(const float* rows, std::size_t n, double* phi,
                                             const StopToken& stop) const {
   std::unique_ptr<RowScratch> scratch;
   {
@@ -111,10 +123,9 @@ void PathDependentExplainer::explain_singly(const float* rows, std::size_t begin
     }
   }
   if (!scratch) scratch = std::make_unique<RowScratch>(*row_);
-  const std::size_t width = static_cast<std::size_t>(n_features_) * n_outputs_;
+  const std::size_t width = static_cast<std::size_t>(n_players_) * n_outputs_;
   const ExplainRow kernel = row_kernel(isa_).explain;
-  for (std::size_t row = begin; row < end; ++row)
-    kernel(*row_, rows + row * n_features_, phi + row * width, *scratch, stop);
+  for (std::size_t row = 0; row < n; ++row) kernel(*row_, rows + row * n_columns_, phi + row * width, *scratch, stop);
   std::lock_guard lock(mutex_);
   scratch_.push_back(std::move(scratch));
 }

@@ -38,6 +38,7 @@ class PathDependentExplainer {
   PathDependentExplainer(const Forest& forest, Isa isa, std::optional<Variant> variant);
 
   int n_features() const { return n_features_; }
+  int n_players() const { return n_players_; }
   int n_outputs() const { return n_outputs_; }
   Isa isa() const { return isa_; }
   std::size_t memory_bytes() const;
@@ -49,20 +50,23 @@ class PathDependentExplainer {
   Variant variant_for(std::size_t rows) const;
 
   // Attributions of rows [begin, end): `rows` is row-major with n_features() columns, `phi` row-major
-  // [row][feature][output]; both start at row 0. Throws Stopped soon after the token says so, leaving `phi`
+  // [row][player][output]; both start at row 0. Throws Stopped soon after the token says so, leaving `phi`
   // half-written.
   void explain(Variant variant, const float* rows, std::size_t begin, std::size_t end, double* phi,
                const StopToken& stop) const;
 
  private:
-  void explain_singly(const float* rows, std::size_t begin, std::size_t end, double* phi, const StopToken& stop) const;
+  // The same of n rows that are widened to columns.
+  void explain_wide(Variant variant, const float* rows, std::size_t n, double* phi, const StopToken& stop) const;
+  void explain_singly(const float* rows, std::size_t n, double* phi, const StopToken& stop) const;
 
-  int n_features_, n_outputs_;
+  int n_features_, n_columns_, n_players_, n_outputs_;
   Isa isa_;
   std::vector<double> base_values_;
   std::unique_ptr<const PathDependentPlan> scalar_;
   std::unique_ptr<const RowsPlan> rows_;
   std::unique_ptr<const RowPlan> row_;
+  std::shared_ptr<const SetColumns> sets_;
 
   // Working memory of the one-row kernel, kept between calls: threads take one each and give it back.
   mutable std::mutex mutex_;

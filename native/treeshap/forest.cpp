@@ -4,6 +4,8 @@
 #include <cmath>
 #include <limits>
 
+#include "treeshap/category_splits.h"
+
 namespace xai::treeshap {
 namespace {
 
@@ -11,6 +13,10 @@ namespace {
 
 std::string at(std::int64_t tree, std::int64_t node) {
   return "tree " + std::to_string(tree) + ", node " + std::to_string(node) + ": ";
+}
+
+[[noreturn]] void refuse_shared(std::int64_t tree, std::int64_t node) {
+  refuse(at(tree, node) + "is the child of two nodes; only a chain of categories may share its true child");
 }
 
 void check_length(const char* name, std::size_t got, std::size_t expected) {
@@ -52,13 +58,19 @@ void check_arrays(const RawForest& raw) {
   check_offsets("weight_begin", raw.weight_begin, n, raw.weight.size());
   check_length("weight_output", raw.weight_output.size(), raw.weight.size());
   check_length("base", raw.base.size(), static_cast<std::size_t>(raw.n_outputs));
+  if (!raw.set_begin.empty() || !raw.set_value.empty())
+    check_offsets("set_begin", raw.set_begin, n, raw.set_value.size());
+  for (float value : raw.set_value)
+    if (std::isnan(value)) refuse("a set holds NaN");
+  if (!raw.player.empty()) check_length("player", raw.player.size(), static_cast<std::size_t>(raw.n_features));
+  for (std::int64_t player : raw.player) check_range("a player", player, 0, raw.n_features - 1);
   for (double b : raw.base)
     if (!std::isfinite(b)) refuse("a base value is not finite");
 }
 
 void check_node(const RawForest& raw, std::int64_t tree, std::int64_t i) {
   const std::int64_t begin = raw.tree_begin[tree], end = raw.tree_begin[tree + 1], local = i - begin;
-  if (raw.kind[i] > static_cast<std::uint8_t>(NodeKind::kLessEqual))
+  if (raw.kind[i] > static_cast<std::uint8_t>(NodeKind::kMember))
     refuse(at(tree, local) + "kind " + std::to_string(raw.kind[i]) + " is not known");
   if (!raw.cover.empty() && !(std::isfinite(raw.cover[i]) && raw.cover[i] >= 0))
     refuse(at(tree, local) + "its cover is " + std::to_string(raw.cover[i]) + ", must be finite and not negative");
@@ -73,10 +85,24 @@ void check_node(const RawForest& raw, std::int64_t tree, std::int64_t i) {
   if (raw.feature[i] < 0 || raw.feature[i] >= raw.n_features)
     refuse(at(tree, local) + "splits on feature " + std::to_string(raw.feature[i]) + " of " +
            std::to_string(raw.n_features));
-  if (std::isnan(raw.threshold[i])) refuse(at(tree, local) + "its threshold is NaN");
+  const bool has_set = !raw.set_begin.empty() && raw.set_begin[i] != raw.set_begin[i + 1];
+  if (has_set != (raw.kind[i] == static_cast<std::uint8_t>(NodeKind::kMember)))
+    refuse(at(tree, local) + (has_set ? "has a set, but compares with a threshold" : "its set is empty"));
+  if (!has_set && std::isnan(raw.threshold[i])) refuse(at(tree, local) + "its threshold is NaN");
   for (std::int64_t child : {raw.left[i], raw.right[i]})
     if (child <= begin || child >= end) refuse(at(tree, local) + "its child is not a node of the tree below its root");
   if (raw.left[i] == raw.right[i]) refuse(at(tree, local) + "both its children are one node");
+}
+
+// The float32 that every float32 compares with as with `threshold`.
+float rounded(double threshold, NodeKind kind) {
+  const auto nearest = static_cast<float>(threshold);
+  const double back = nearest;
+  if (kind == NodeKind::kLess && back < threshold)
+    return std::nextafter(nearest, std::numeric_limits<float>::infinity());
+  if (kind == NodeKind::kLessEqual && back > threshold)
+    return std::nextafter(nearest, -std::numeric_limits<float>::infinity());
+  return nearest;
 }
 
 // Converters that know no covers write 1 on every node; a true cover of a split is the sum of its children's.
@@ -106,9 +132,11 @@ Forest Forest::build(const RawForest& raw) {
     for (std::int64_t i = raw.tree_begin[t]; i < raw.tree_begin[t + 1]; ++i) check_node(raw, t, i);
   }
   const bool covers = covers_say_something(raw);
+  const CategorySplits categories(raw);
 
   Forest forest;
   forest.n_features_ = static_cast<int>(raw.n_features);
+  forest.take_players(raw, categories.sets());
   forest.n_outputs_ = static_cast<int>(raw.n_outputs);
   forest.base_.assign(raw.base.begin(), raw.base.end());
   forest.nodes_.reserve(raw.kind.size());
@@ -135,7 +163,7 @@ Forest Forest::build(const RawForest& raw) {
       const Visit visit = stack.back();
       stack.pop_back();
       const std::int64_t i = visit.node;
-      if (met[i]) refuse(at(t, i - begin) + "is the child of two nodes; a tree's nodes have one parent each");
+      if (met[i]) refuse_shared(t, i - begin);
       met[i] = true;
       ++visited;
       if (visit.depth > kMaxDepth) refuse("tree " + std::to_string(t) + " is deeper than " + std::to_string(kMaxDepth));
@@ -146,8 +174,23 @@ Forest Forest::build(const RawForest& raw) {
         (visit.is_right ? forest.nodes_[visit.parent].right : forest.nodes_[visit.parent].left) = self;
       const auto kind = static_cast<NodeKind>(raw.kind[i]);
       const bool leaf = kind == NodeKind::kLeaf;
-      forest.nodes_.push_back({leaf ? 0.0F : raw.threshold[i], leaf ? -1 : static_cast<std::int32_t>(raw.feature[i]), 0,
-                               0, kind, raw.nan_left[i] != 0});
+      Node node{0.0F, -1, 0, 0, kind, raw.nan_left[i] != 0};
+      std::int64_t right = raw.right[i];
+      if (kind == NodeKind::kMember) {
+        const CategorySplit* const split = categories.find(i);
+        if (!split) refuse_shared(t, i - begin);
+        for (std::int64_t absorbed : split->absorbed) {
+          if (met[absorbed]) refuse_shared(t, absorbed - begin);
+          met[absorbed] = true;
+        }
+        visited += static_cast<std::int64_t>(split->absorbed.size());
+        right = split->right;
+        node = {SetColumns::kThreshold, split->column, 0, 0, NodeKind::kLess, split->nan_left};
+      } else if (!leaf) {
+        node.column = static_cast<std::int32_t>(raw.feature[i]);
+        node.threshold = rounded(raw.threshold[i], kind);
+      }
+      forest.nodes_.push_back(node);
       if (covers) forest.cover_.push_back(raw.cover[i]);
       forest.weight_begin_.push_back(static_cast<std::uint32_t>(forest.weights_.size()));
       for (std::int64_t w = raw.weight_begin[i]; w < raw.weight_begin[i + 1]; ++w)
@@ -155,7 +198,7 @@ Forest Forest::build(const RawForest& raw) {
       if (leaf) {
         ++forest.n_leaves_;
       } else {
-        stack.push_back({raw.right[i], self, true, visit.depth + 1});
+        stack.push_back({right, self, true, visit.depth + 1});
         stack.push_back({raw.left[i], self, false, visit.depth + 1});
       }
     }
@@ -167,11 +210,25 @@ Forest Forest::build(const RawForest& raw) {
   return forest;
 }
 
+void Forest::take_players(const RawForest& raw, const std::vector<SetColumns::Set>& sets) {
+  check_range("features and sets of categorical splits", raw.n_features + static_cast<std::int64_t>(sets.size()), 1,
+              kMaxColumns);
+  player_.reserve(raw.n_features + sets.size());
+  for (std::int64_t feature = 0; feature < raw.n_features; ++feature)
+    player_.push_back(static_cast<std::int32_t>(raw.player.empty() ? feature : raw.player[feature]));
+  n_players_ = *std::max_element(player_.begin(), player_.end()) + 1;
+  for (const SetColumns::Set& set : sets) player_.push_back(player_[set.feature]);
+  if (!sets.empty()) sets_ = std::make_shared<const SetColumns>(n_features_, sets);
+}
+
 void Forest::predict(const float* row, double* margin) const {
   std::copy(base_.begin(), base_.end(), margin);
   for (std::uint32_t i : roots_) {
-    while (nodes_[i].kind != NodeKind::kLeaf)
-      i = nodes_[i].goes_left(row[nodes_[i].feature]) ? nodes_[i].left : nodes_[i].right;
+    while (nodes_[i].kind != NodeKind::kLeaf) {
+      const Node& node = nodes_[i];
+      const float value = node.column < n_features_ ? row[node.column] : sets_->value(node.column, row);
+      i = node.goes_left(value) ? node.left : node.right;
+    }
     for (const Weight& w : weights(i)) margin[w.output] += w.value;
   }
 }

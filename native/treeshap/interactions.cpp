@@ -16,14 +16,18 @@ constexpr std::size_t kFillAtOnce = std::size_t{1} << 16;  // values zeroed betw
 
 InteractionsPlan::InteractionsPlan(const Forest& forest, const ForestFacts& facts)
     : n_features_(forest.n_features()),
+      n_columns_(forest.n_columns()),
+      n_players_(forest.n_players()),
       n_outputs_(forest.n_outputs()),
       max_depth_(forest.max_depth()),
       most_distinct_(facts.most_distinct),
+      conditions_(facts.conditions),
+      sets_(forest.sets()),
       base_values_(forest.base()) {
   require_covers(forest);
-  const auto features = static_cast<std::int64_t>(n_features_);
-  if (features * features > Forest::kMaxAttributions / n_outputs_)
-    throw InvalidForest("one row's interactions of " + std::to_string(n_features_) + " features and " +
+  const auto players = static_cast<std::int64_t>(n_players_);
+  if (players * players > Forest::kMaxAttributions / n_outputs_)
+    throw InvalidForest("one row's interactions of " + std::to_string(n_players_) + " features and " +
                         std::to_string(n_outputs_) + " outputs are more than " +
                         std::to_string(Forest::kMaxAttributions) + " values");
   const std::vector<Node>& nodes = forest.nodes();
@@ -42,16 +46,19 @@ InteractionsPlan::InteractionsPlan(const Forest& forest, const ForestFacts& fact
         splits_[index] = {upper_bound_of_left(node),
                           known.low,
                           known.high,
-                          node.feature,
+                          node.column,
+                          forest.player()[node.column],
                           node.right,
                           known.ratio,
                           known.merged,
                           node.nan_left,
                           known.nan_along,
-                          known.repeated};
+                          known.repeated,
+                          known.others_begin,
+                          known.others_end};
         continue;
       }
-      splits_[index] = {0, 0, 0, -1, leaf, 0, 0, false, false, false};
+      splits_[index] = {0, 0, 0, -1, -1, leaf, 0, 0, false, false, false, 0, 0};
       for (const Weight& weight : forest.weights(index)) {
         std::vector<double>& of_output = values[weight.output];
         if (of_output.empty()) {
@@ -80,7 +87,8 @@ InteractionsPlan::InteractionsPlan(const Forest& forest, const ForestFacts& fact
 }
 
 std::size_t InteractionsPlan::memory_bytes() const {
-  return splits_.size() * sizeof(Split) + games_.size() * sizeof(Game) + leaf_value_.size() * sizeof(double);
+  return splits_.size() * sizeof(Split) + conditions_.size() * sizeof(PathCondition) +
+         (sets_ ? sets_->memory_bytes() : 0) + games_.size() * sizeof(Game) + leaf_value_.size() * sizeof(double);
 }
 
 // One row's depth-first walk. Holds the scratch of one thread.
@@ -93,11 +101,11 @@ class InteractionsPlan::Walk {
         rho_((plan.most_distinct_ + 1) * static_cast<std::size_t>(plan.max_points_)),
         root_value_(plan.max_points_),
         integrand_(plan.max_points_),
-        slot_(plan.n_features_, -1) {
-    feature_.reserve(plan.most_distinct_ + 1);
+        slot_(plan.n_players_, -1) {
+    player_.reserve(plan.most_distinct_ + 1);
   }
 
-  // Adds one game's attributions of `row` to the diagonal of phi[feature][feature][output], and its interactions to the
+  // Adds one game's attributions of `row` to the diagonal of phi[player][player][output], and its interactions to the
   // triangle above it.
   void run(const Game& game, const float* row, double* phi) {
     const Quadrature& quadrature = plan_.quadrature_[game.points];
@@ -121,19 +129,19 @@ class InteractionsPlan::Walk {
   double* rho(std::size_t slot) { return rho_.data() + slot * plan_.max_points_; }
 
   double& phi_of(std::int32_t a, std::int32_t b) {
-    return phi_[(static_cast<std::size_t>(std::min(a, b)) * plan_.n_features_ + std::max(a, b)) * plan_.n_outputs_];
+    return phi_[(static_cast<std::size_t>(std::min(a, b)) * plan_.n_players_ + std::max(a, b)) * plan_.n_outputs_];
   }
 
   // Visits a subtree whose products stand in buffer(depth, kProduct) and writes what comes up from it to `value`.
   void visit(std::uint32_t index, int depth, double* value) {
     const Split& split = plan_.splits_[index];
-    if (split.feature < 0) {
+    if (split.column < 0) {
       std::fill_n(value, points_, leaf_value_[split.right]);
       return;
     }
-    const float x = row_[split.feature];
+    const float x = row_[split.column];
     const bool goes_left = x != x ? split.nan_left : !(x >= split.bound);
-    const bool along = x != x ? split.nan_along : x >= split.low && !(x >= split.high);
+    const bool along = came_along(split, x);
     const double r = split.ratio, z = split.merged;
     const double h = along ? (goes_left ? 1.0 : 0.0) - r : 0.0;
 
@@ -146,12 +154,12 @@ class InteractionsPlan::Walk {
       below[q] = product[q] * factor[q];
     }
 
-    const bool is_new = slot_[split.feature] < 0;
+    const bool is_new = slot_[split.player] < 0;
     if (is_new) {
-      slot_[split.feature] = static_cast<std::int32_t>(feature_.size());
-      feature_.push_back(split.feature);
+      slot_[split.player] = static_cast<std::int32_t>(player_.size());
+      player_.push_back(split.player);
     }
-    double* own_rho = rho(slot_[split.feature]);
+    double* own_rho = rho(slot_[split.player]);
     double* outer_rho = buffer(depth, kOuterRho);
     std::copy_n(own_rho, points_, outer_rho);
 
@@ -165,12 +173,19 @@ class InteractionsPlan::Walk {
 
     std::copy_n(outer_rho, points_, own_rho);
     if (is_new) {
-      feature_.pop_back();
-      slot_[split.feature] = -1;
+      player_.pop_back();
+      slot_[split.player] = -1;
     }
     if (h != 0) add(split, h, product, left, right);
     for (std::uint32_t q = 0; q < points_; ++q) value[q] = right[q] + factor[q] * (left[q] - right[q]);
     poll();
+  }
+
+  bool came_along(const Split& split, float x) const {
+    if (x != x ? !split.nan_along : !(x >= split.low) || x >= split.high) return false;
+    for (std::uint32_t other = split.others_begin; other < split.others_end; ++other)
+      if (!plan_.conditions_[other].holds(row_[plan_.conditions_[other].column])) return false;
+    return true;
   }
 
   void set_rho(double* rho, bool along, double z) {
@@ -180,7 +195,7 @@ class InteractionsPlan::Walk {
       for (std::uint32_t q = 0; q < points_; ++q) rho[q] = -1 / (1 - point_[q]);
   }
 
-  // Adds the split's part of its feature's attribution, and of that feature's interactions with those above it.
+  // Adds the split's part of its player's attribution, and of that player's interactions with those above it.
   void add(const Split& split, double h, const double* product, const double* left, const double* right) {
     const double z = split.merged;
     double sum = 0;
@@ -190,13 +205,13 @@ class InteractionsPlan::Walk {
       integrand_[q] = h * product[q] * (left[q] - right[q]) * kernel;
       sum += integrand_[q];
     }
-    phi_of(split.feature, split.feature) += sum;
-    for (std::size_t slot = 0; slot < feature_.size(); ++slot) {
-      if (feature_[slot] == split.feature) continue;
+    phi_of(split.player, split.player) += sum;
+    for (std::size_t slot = 0; slot < player_.size(); ++slot) {
+      if (player_[slot] == split.player) continue;
       const double* derivative = rho(slot);
       double second = 0;
       for (std::uint32_t q = 0; q < points_; ++q) second += integrand_[q] * derivative[q];
-      phi_of(feature_[slot], split.feature) += second / 2;
+      phi_of(player_[slot], split.player) += second / 2;
       poll();
     }
   }
@@ -214,11 +229,11 @@ class InteractionsPlan::Walk {
   const InteractionsPlan& plan_;
   const StopToken& stop_;
   std::vector<double> scratch_;
-  std::vector<double> rho_;  // by slot: of the features on the path
+  std::vector<double> rho_;  // by slot: of the players on the path
   std::vector<double> root_value_;
   std::vector<double> integrand_;
-  std::vector<std::int32_t> slot_;     // by feature: where it stands in feature_, -1: not on the path
-  std::vector<std::int32_t> feature_;  // on the path, from the root
+  std::vector<std::int32_t> slot_;    // by player: where it stands in player_, -1: not on the path
+  std::vector<std::int32_t> player_;  // on the path, from the root
   const double* point_ = nullptr;
   const double* leaf_value_ = nullptr;
   const float* row_ = nullptr;
@@ -228,16 +243,23 @@ class InteractionsPlan::Walk {
 
 void InteractionsPlan::explain(const float* rows, std::size_t begin, std::size_t end, double* phi,
                                const StopToken& stop) const {
+  const std::size_t width = static_cast<std::size_t>(n_players_) * n_players_ * n_outputs_;
+  for_columns(sets_.get(), n_features_, rows, begin, end, [&](const float* wide, std::size_t from, std::size_t to) {
+    explain_wide(wide, to - from, phi + from * width, stop);
+  });
+}
+
+void InteractionsPlan::explain_wide(const float* rows, std::size_t n, double* phi, const StopToken& stop) const {
   Walk walk(*this, stop);
-  const std::size_t features = n_features_, outputs = n_outputs_;
+  const std::size_t features = n_players_, outputs = n_outputs_;
   const std::size_t width = features * features * outputs;
-  for (std::size_t row = begin; row < end; ++row) {
+  for (std::size_t row = 0; row < n; ++row) {
     double* const matrix = phi + row * width;
     for (std::size_t done = 0; done < width; done += kFillAtOnce) {
       std::fill_n(matrix + done, std::min(kFillAtOnce, width - done), 0.0);
       stop.throw_if_stopped();
     }
-    for (const Game& game : games_) walk.run(game, rows + row * features, matrix);
+    for (const Game& game : games_) walk.run(game, rows + row * n_columns_, matrix);
     for (std::size_t i = 0; i < features; ++i) {
       for (std::size_t j = i + 1; j < features; ++j) {
         stop.throw_if_stopped();

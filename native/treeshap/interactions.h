@@ -21,6 +21,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "treeshap/forest.h"
@@ -30,6 +31,8 @@
 
 namespace xai::treeshap {
 
+class SetColumns;
+
 // A forest compiled for interaction values. Immutable; used by any number of threads at once.
 class InteractionsPlan {
  public:
@@ -38,6 +41,7 @@ class InteractionsPlan {
   InteractionsPlan(const Forest& forest, const ForestFacts& facts);
 
   int n_features() const { return n_features_; }
+  int n_players() const { return n_players_; }
   int n_outputs() const { return n_outputs_; }
 
   // E[f]: n_outputs() values. A row's matrix and this add to its margin.
@@ -46,18 +50,20 @@ class InteractionsPlan {
   std::size_t memory_bytes() const;
 
   // Interaction values of rows [begin, end): `rows` is row-major with n_features() columns, `phi` row-major
-  // [row][feature][feature][output]; both start at row 0. Each row is computed alone, in float64. Throws Stopped soon
+  // [row][player][player][output]; both start at row 0. Each row is computed alone, in float64. Throws Stopped soon
   // after the token says so, leaving `phi` half-written.
   void explain(const float* rows, std::size_t begin, std::size_t end, double* phi, const StopToken& stop) const;
 
  private:
   struct Split {
-    float bound;           // a row goes left unless value >= bound; NaN goes where `nan_left` says
-    float low, high;       // what the path above says of the feature, see PathFacts
-    std::int32_t feature;  // -1: a leaf, and `right` counts leaves of the tree instead
+    float bound;          // a row goes left unless value >= bound; NaN goes where `nan_left` says
+    float low, high;      // what the path above says of the feature, see PathFacts
+    std::int32_t column;  // -1: a leaf, and `right` counts leaves of the tree instead
+    std::int32_t player;
     std::uint32_t right;   // index of the right child; the left child is the next node
     double ratio, merged;  // r, z
     bool nan_left, nan_along, repeated;
+    std::uint32_t others_begin, others_end;  // in conditions_
   };
   // One tree's effect on one output.
   struct Game {
@@ -68,9 +74,13 @@ class InteractionsPlan {
   };
   class Walk;
 
-  int n_features_, n_outputs_, max_depth_;
+  void explain_wide(const float* rows, std::size_t n, double* phi, const StopToken& stop) const;
+
+  int n_features_, n_columns_, n_players_, n_outputs_, max_depth_;
   std::uint32_t max_points_ = 1, most_distinct_ = 0;
   std::vector<Split> splits_;
+  std::vector<PathCondition> conditions_;
+  std::shared_ptr<const SetColumns> sets_;
   std::vector<Game> games_;
   std::vector<double> leaf_value_;
   std::vector<double> base_values_;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "treeshap/interventional_kernel.h"
 
@@ -50,25 +51,42 @@ std::vector<double> mean_margins(const Forest& forest, const float* background, 
 
 }  // namespace
 
+InterventionalPlan::Background::Background(const Forest& forest, const float* background, std::size_t n_background)
+    : rows(background), n(checked(forest, n_background)), margins(mean_margins(forest, background, n)) {
+  if (!forest.sets()) return;
+  if (n > kMaxWideBackground / static_cast<std::size_t>(forest.n_columns()))
+    throw InvalidForest("a background of " + std::to_string(n) + " rows is too large for a model with " +
+                        std::to_string(forest.sets()->size()) + " sets of categories");
+  wide = forest.sets()->widened(background, 0, n);
+  rows = wide.data();
+}
+
 InterventionalPlan::InterventionalPlan(const Forest& forest, const float* background, std::size_t n_background,
                                        std::size_t memory_cap, Isa isa)
+    : InterventionalPlan(forest, Background(forest, background, n_background), memory_cap, isa) {}
+
+InterventionalPlan::InterventionalPlan(const Forest& forest, Background background, std::size_t memory_cap, Isa isa)
     : n_features_(forest.n_features()),
+      n_players_(forest.n_players()),
       n_outputs_(forest.n_outputs()),
       n_trees_(forest.n_trees()),
       isa_(isa),
-      tables_(forest, background, checked(forest, n_background), memory_cap),
-      walk_(forest, tables_.left_out(), background, n_background),
-      base_values_(mean_margins(forest, background, n_background)) {}
+      sets_(forest.sets()),
+      tables_(forest, background.rows, background.n, memory_cap),
+      walk_(forest, tables_.left_out(), background.rows, background.n),
+      base_values_(std::move(background.margins)) {}
 
 void InterventionalPlan::explain(const float* rows, std::size_t begin, std::size_t end, double* phi,
                                  const StopToken& stop) const {
-  const std::size_t width = static_cast<std::size_t>(n_features_) * n_outputs_;
+  const std::size_t width = static_cast<std::size_t>(n_players_) * n_outputs_;
   for (std::size_t done = begin * width; done < end * width; done += kFillAtOnce) {
     std::fill_n(phi + done, std::min(kFillAtOnce, end * width - done), 0.0);
     stop.throw_if_stopped();
   }
-  if (!table_kernel(isa_)(tables_, rows, begin, end, phi, stop)) throw Stopped();
-  walk_.add(rows, begin, end, phi, stop);
+  for_columns(sets_.get(), n_features_, rows, begin, end, [&](const float* wide, std::size_t from, std::size_t to) {
+    if (!table_kernel(isa_)(tables_, wide, 0, to - from, phi + from * width, stop)) throw Stopped();
+    walk_.add(wide, 0, to - from, phi + from * width, stop);
+  });
 }
 
 }  // namespace xai::treeshap

@@ -7,15 +7,15 @@ namespace {
 
 constexpr std::size_t kMaxDepth = 32;  // deeper trees are not cut: it would take long, and they repeat few features
 
-// What the path to the current node says of its features.
+// What the path to the current node says of its columns.
 class Path {
  public:
   void enter(const Node& split, bool left) {
-    const auto known = find(split.feature);
+    const auto known = find(split.column);
     const Along before = known == bits_.size() ? Along::anything() : bits_[known].along;
     const bool is_new = known == bits_.size();
     undo_.push_back({known, before, is_new});
-    if (is_new) bits_.push_back({split.feature, true, before});
+    if (is_new) bits_.push_back({split.column, true, before});
     bits_[known].along = before.after(split, left);
   }
   void leave() {
@@ -34,9 +34,9 @@ class Path {
     Along before;
     bool is_new;
   };
-  std::size_t find(std::int32_t feature) const {
+  std::size_t find(std::int32_t column) const {
     std::size_t place = 0;
-    while (place < bits_.size() && bits_[place].feature != feature) ++place;
+    while (place < bits_.size() && bits_[place].column != column) ++place;
     return place;
   }
 
@@ -49,7 +49,8 @@ class Path {
 // Dynamic programming from the bottom: a subtree is a group, or cut at its root's children, whichever is cheaper.
 class TreeCut::Planner {
  public:
-  Planner(const Forest& forest, const GroupLimits& limits) : nodes_(forest.nodes()), limits_(limits) {}
+  Planner(const Forest& forest, const GroupLimits& limits)
+      : nodes_(forest.nodes()), player_(forest.player()), limits_(limits) {}
 
   struct Plan {
     std::size_t bytes;
@@ -65,7 +66,7 @@ class TreeCut::Planner {
     }
     if (path_.size() == kMaxDepth) return {kNever, limits_.bits + 1};
     const std::size_t first_cut = cuts.size();
-    path_.push_back(node.feature);
+    path_.push_back(node.column);
     const Plan left = plan(node.left, cuts);
     const Plan right = left.bytes == kNever ? Plan{kNever, 0} : plan(node.right, cuts);
     path_.pop_back();
@@ -79,16 +80,20 @@ class TreeCut::Planner {
   }
 
  private:
+  int distinct_columns() {
+    scratch_ = path_;
+    return distinct();
+  }
+
   int distinct() {
-    features_ = path_;
-    std::sort(features_.begin(), features_.end());
-    return static_cast<int>(std::unique(features_.begin(), features_.end()) - features_.begin());
+    std::sort(scratch_.begin(), scratch_.end());
+    return static_cast<int>(std::unique(scratch_.begin(), scratch_.end()) - scratch_.begin());
   }
 
   void collect(std::uint32_t index) {
     const Node& node = nodes_[index];
     if (node.kind == NodeKind::kLeaf) return;
-    features_.push_back(node.feature);
+    scratch_.push_back(player_[node.column]);
     collect(node.left);
     collect(node.right);
   }
@@ -96,19 +101,20 @@ class TreeCut::Planner {
   // What the subtree costs as a group.
   std::size_t as_group(std::uint32_t index, int splits) {
     if (splits > limits_.bits) return kNever;
-    const int bits = distinct() + splits;
+    const int bits = distinct_columns() + splits;
     if (bits > limits_.bits) return kNever;
-    features_ = path_;
+    scratch_.clear();
+    for (std::int32_t column : path_) scratch_.push_back(player_[column]);
     collect(index);
-    std::sort(features_.begin(), features_.end());
-    const auto features = std::unique(features_.begin(), features_.end()) - features_.begin();
-    if (features > limits_.features) return kNever;
-    return ((features > limits_.narrow ? 64ULL : 32ULL) << bits) + limits_.overhead;
+    const int players = distinct();
+    if (players > limits_.players) return kNever;
+    return ((players > limits_.narrow ? 64ULL : 32ULL) << bits) + limits_.overhead;
   }
 
   const std::vector<Node>& nodes_;
+  const std::vector<std::int32_t>& player_;
   const GroupLimits& limits_;
-  std::vector<std::int32_t> path_, features_;
+  std::vector<std::int32_t> path_, scratch_;
 };
 
 TreeCut::TreeCut(const Forest& forest, std::uint32_t root, const GroupLimits& limits) : forest_(forest), root_(root) {
@@ -128,7 +134,7 @@ void TreeCut::append_to(std::vector<Group>& groups) const {
       return;
     }
     steps.push_back({static_cast<int>(group.bits.size()), true});
-    group.bits.push_back({node.feature, false, Along::anything().after(node, true)});
+    group.bits.push_back({node.column, false, Along::anything().after(node, true)});
     self(self, node.left, group, steps);
     steps.back().left = false;
     self(self, node.right, group, steps);
@@ -140,9 +146,9 @@ void TreeCut::append_to(std::vector<Group>& groups) const {
       Group group{path.bits(), {}, {}};
       std::vector<GroupLeaf::Step> steps;
       collect(collect, index, group, steps);
-      for (const GroupBit& bit : group.bits) group.features.push_back(bit.feature);
-      std::sort(group.features.begin(), group.features.end());
-      group.features.erase(std::unique(group.features.begin(), group.features.end()), group.features.end());
+      for (const GroupBit& bit : group.bits) group.players.push_back(forest_.player()[bit.column]);
+      std::sort(group.players.begin(), group.players.end());
+      group.players.erase(std::unique(group.players.begin(), group.players.end()), group.players.end());
       groups.push_back(std::move(group));
       return;
     }

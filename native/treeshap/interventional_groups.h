@@ -10,10 +10,10 @@
 
 namespace xai::treeshap {
 
-// One bit of a pattern: whether a value of `feature` goes along with all splits on it on the path to the group; or, for
+// One bit of a pattern: whether a value of `column` goes along with all splits on it on the path to the group; or, for
 // a split inside the group, left.
 struct GroupBit {
-  std::int32_t feature;
+  std::int32_t column;
   bool on_path;
   Along along;
 };
@@ -30,15 +30,15 @@ struct GroupLeaf {
 
 // A subtree, tabulated as a whole.
 struct Group {
-  std::vector<GroupBit> bits;          // one for each distinct feature of the path, one for each split
-  std::vector<std::int32_t> features;  // distinct, ascending
+  std::vector<GroupBit> bits;         // one for each distinct column of the path, one for each split
+  std::vector<std::int32_t> players;  // distinct, ascending
   std::vector<GroupLeaf> leaves;
 };
 
 struct GroupLimits {
   int bits;              // of a pattern
-  int features;          // of a group
-  int narrow;            // up to so many features an entry has 8 places, above 16
+  int players;           // of a group
+  int narrow;            // up to so many players an entry has 8 places, above 16
   std::size_t overhead;  // bytes that a group costs beside its table
 };
 

@@ -73,7 +73,7 @@ XAI_INLINE std::uint8_t rank_of(float value, const float* thresholds, std::uint3
 XAI_INLINE void flush(const PatternTables& tables, const TableCoding& coding, std::int32_t output, float* sums,
                       double* phi) {
   for (int slot = 0; slot < coding.n_slots; ++slot) {
-    phi[static_cast<std::size_t>(coding.feature[slot]) * tables.n_outputs + output] += sums[slot];
+    phi[static_cast<std::size_t>(coding.player[slot]) * tables.n_outputs + output] += sums[slot];
     sums[slot] = 0;
   }
 }
@@ -226,9 +226,9 @@ bool rank_rows(const PatternTables& tables, const TableCoding& coding, const flo
   for (int slot = 0; slot < coding.n_slots; ++slot) {
     const float* const thresholds = tables.threshold_data + coding.thresholds[slot];
     const std::uint32_t n_thresholds = coding.thresholds[slot + 1] - coding.thresholds[slot];
-    const float* const column = rows + coding.feature[slot];
+    const float* const column = rows + coding.column[slot];
     for (std::size_t row = 0; row < n; ++row) {
-      const std::uint8_t rank = rank_of(column[row * tables.n_features], thresholds, n_thresholds);
+      const std::uint8_t rank = rank_of(column[row * tables.n_columns], thresholds, n_thresholds);
       ranks[slot * kTileRows + row] = rank;
       any_nan |= rank == TableCoding::kNaNRank;
     }
@@ -238,7 +238,7 @@ bool rank_rows(const PatternTables& tables, const TableCoding& coding, const flo
 
 bool add_tile(const PatternTables& tables, const float* rows, std::size_t n, double* phi, const StopToken& stop,
               Scratch& scratch) {
-  const std::size_t width = static_cast<std::size_t>(tables.n_features) * tables.n_outputs;
+  const std::size_t width = static_cast<std::size_t>(tables.n_players) * tables.n_outputs;
   std::uint32_t coding_index = UINT32_MAX;
   bool any_nan = false;
   for (std::size_t c = 0; c < tables.n_chunks; ++c) {
@@ -316,7 +316,7 @@ bool add_row(const PatternTables& tables, const float* row, double* phi, const S
       coding_index = chunks[first].coding;
       any_nan = false;
       for (int slot = 0; slot < coding.n_slots; ++slot) {
-        ranks[slot] = rank_of(row[coding.feature[slot]], tables.threshold_data + coding.thresholds[slot],
+        ranks[slot] = rank_of(row[coding.column[slot]], tables.threshold_data + coding.thresholds[slot],
                               coding.thresholds[slot + 1] - coding.thresholds[slot]);
         any_nan |= ranks[slot] == TableCoding::kNaNRank;
       }
@@ -351,17 +351,17 @@ bool add_row(const PatternTables& tables, const float* row, double* phi, const S
 
 bool add_from_tables(const PatternTables& tables, const float* rows, std::size_t begin, std::size_t end, double* phi,
                      const StopToken& stop) {
-  const std::size_t width = static_cast<std::size_t>(tables.n_features) * tables.n_outputs;
+  const std::size_t width = static_cast<std::size_t>(tables.n_players) * tables.n_outputs;
   if (end - begin < kFewRows) {
     for (std::size_t row = begin; row < end; ++row)
-      if (!add_row(tables, rows + row * tables.n_features, phi + row * width, stop)) return false;
+      if (!add_row(tables, rows + row * tables.n_columns, phi + row * width, stop)) return false;
     return true;
   }
   void* const memory = ::operator new(sizeof(Scratch), std::align_val_t{64});
   Scratch& scratch = *static_cast<Scratch*>(std::memset(memory, 0, sizeof(Scratch)));
   bool done = true;
   for (std::size_t tile = begin; done && tile < end; tile += kTileRows)
-    done = add_tile(tables, rows + tile * tables.n_features, least(end - tile, kTileRows), phi + tile * width, stop,
+    done = add_tile(tables, rows + tile * tables.n_columns, least(end - tile, kTileRows), phi + tile * width, stop,
                     scratch);
   ::operator delete(memory, std::align_val_t{64});
   return done;

@@ -8,8 +8,8 @@ namespace xai::treeshap {
 class PatternTables;
 class StopToken;
 
-// Adds to `phi` (row-major [row][feature][output]) the attributions of rows [begin, end) of `rows` (row-major,
-// n_features columns). A row's bits are the same whatever the number of rows and the instruction set: float32 sums in
+// Adds to `phi` (row-major [row][player][output]) the attributions of rows [begin, end) of `rows` (row-major,
+// n_columns of them). A row's bits are the same whatever the number of rows and the instruction set: float32 sums in
 // one order, begun anew and added in float64 at the end of each block of chunks. Returns false when the token asked it
 // to stop, `phi` half-written.
 using AddFromTables = bool (*)(const PatternTables& tables, const float* rows, std::size_t begin, std::size_t end,

@@ -1,6 +1,7 @@
 #include "treeshap/interventional_tables.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -111,31 +112,33 @@ class PatternTables::Builder {
 
   // Makes one coding for as many groups from `begin` on as fit; returns where they end.
   std::size_t add_coding(std::size_t begin) {
-    std::map<std::int32_t, std::set<float>> bounds;  // by feature
+    std::map<std::int32_t, std::set<float>> bounds;  // by column
     std::size_t end = begin;
     for (; end < groups_.size(); ++end) {
       std::vector<std::pair<std::int32_t, float>> added;
       bool fits = true;
       for (const GroupBit& bit : groups_[end].bits) {
-        std::set<float>& of_feature = bounds[bit.feature];
-        if (bit.along.low > -kInfinity && of_feature.insert(bit.along.low).second)
-          added.emplace_back(bit.feature, bit.along.low);
-        if (!std::isnan(bit.along.high) && of_feature.insert(bit.along.high).second)
-          added.emplace_back(bit.feature, bit.along.high);
-        fits &= of_feature.size() <= TableCoding::kMaxThresholds;
+        std::set<float>& of_column = bounds[bit.column];
+        if (bit.along.low > -kInfinity && of_column.insert(bit.along.low).second)
+          added.emplace_back(bit.column, bit.along.low);
+        if (!std::isnan(bit.along.high) && of_column.insert(bit.along.high).second)
+          added.emplace_back(bit.column, bit.along.high);
+        fits &= of_column.size() <= TableCoding::kMaxThresholds;
       }
       fits &= bounds.size() <= TableCoding::kSlots;
       if (fits) continue;
-      for (const auto& [feature, bound] : added) bounds[feature].erase(bound);
-      for (std::int32_t feature : groups_[end].features)
-        if (bounds[feature].empty()) bounds.erase(feature);
+      for (const auto& [column, bound] : added) bounds[column].erase(bound);
+      for (const GroupBit& bit : groups_[end].bits)
+        if (const auto found = bounds.find(bit.column); found != bounds.end() && found->second.empty())
+          bounds.erase(found);
       break;
     }
     TableCoding coding{};
-    for (const auto& [feature, of_feature] : bounds) {
-      coding.feature[coding.n_slots] = static_cast<std::uint32_t>(feature);
+    for (const auto& [column, of_column] : bounds) {
+      coding.column[coding.n_slots] = static_cast<std::uint32_t>(column);
+      coding.player[coding.n_slots] = static_cast<std::uint32_t>(forest_.player()[column]);
       coding.thresholds[coding.n_slots++] = static_cast<std::uint32_t>(plan_.thresholds_.size());
-      plan_.thresholds_.insert(plan_.thresholds_.end(), of_feature.begin(), of_feature.end());
+      plan_.thresholds_.insert(plan_.thresholds_.end(), of_column.begin(), of_column.end());
     }
     for (int slot = coding.n_slots; slot <= TableCoding::kSlots; ++slot)
       coding.thresholds[slot] = static_cast<std::uint32_t>(plan_.thresholds_.size());
@@ -144,7 +147,7 @@ class PatternTables::Builder {
     return end;
   }
 
-  static bool wide(const Group& group) { return group.features.size() >= TableGroup::kNarrow; }
+  static bool wide(const Group& group) { return group.players.size() >= TableGroup::kNarrow; }
 
   void lay_out() {
     const auto shape = [&](const Instance& i) {
@@ -192,10 +195,10 @@ class PatternTables::Builder {
     std::fill_n(plan_.table_.get(), plan_.table_size_, 0.0F);
   }
 
-  static std::uint8_t slot_of(const TableCoding& coding, std::int32_t feature) {
+  static std::uint8_t slot_of(const TableCoding& coding, std::int32_t column) {
     return static_cast<std::uint8_t>(
-        std::lower_bound(coding.feature, coding.feature + coding.n_slots, static_cast<std::uint32_t>(feature)) -
-        coding.feature);
+        std::lower_bound(coding.column, coding.column + coding.n_slots, static_cast<std::uint32_t>(column)) -
+        coding.column);
   }
 
   // A condition on ranks.
@@ -204,7 +207,7 @@ class PatternTables::Builder {
   };
 
   RankBit rank_bit(const TableCoding& coding, const GroupBit& bit) const {
-    const std::uint8_t slot = slot_of(coding, bit.feature);
+    const std::uint8_t slot = slot_of(coding, bit.column);
     const float* const first = plan_.thresholds_.data() + coding.thresholds[slot];
     const float* const last = plan_.thresholds_.data() + coding.thresholds[slot + 1];
     const auto [low, high, nan_along] = bit.along;
@@ -235,13 +238,16 @@ class PatternTables::Builder {
   void add_group(const Group& group, const TableCoding& coding) {
     TableGroup places{};
     const int last = (wide(group) ? TableGroup::kWide : TableGroup::kNarrow) - 1;
-    for (int slot = 0; slot < TableCoding::kSlots; ++slot) {
-      const bool has = slot < coding.n_slots && std::binary_search(group.features.begin(), group.features.end(),
-                                                                   static_cast<std::int32_t>(coding.feature[slot]));
-      const std::uint64_t place = has ? places.n_places : last;
-      places.places[slot / 16] |= place << (32 * (slot % 2) + 4 * (slot % 16 / 2));
-      if (has) places.slot[places.n_places++] = static_cast<std::uint8_t>(slot);
+    std::array<std::uint64_t, TableCoding::kSlots> place_of;
+    place_of.fill(last);
+    for (std::int32_t player : group.players) {
+      const std::uint32_t* const end = coding.player + coding.n_slots;
+      const auto slot = std::find(coding.player, end, static_cast<std::uint32_t>(player)) - coding.player;
+      place_of[slot] = places.n_places;
+      places.slot[places.n_places++] = static_cast<std::uint8_t>(slot);
     }
+    for (int slot = 0; slot < TableCoding::kSlots; ++slot)
+      places.places[slot / 16] |= place_of[slot] << (32 * (slot % 2) + 4 * (slot % 16 / 2));
     plan_.groups_.push_back(places);
   }
 
@@ -267,7 +273,7 @@ class PatternTables::Builder {
       const float* const first = plan_.thresholds_.data() + coding.thresholds[slot];
       const float* const last = plan_.thresholds_.data() + coding.thresholds[slot + 1];
       for (std::size_t row = 0; row < n_background_; ++row) {
-        const float value = background_[row * forest_.n_features() + coding.feature[slot]];
+        const float value = background_[row * forest_.n_columns() + coding.column[slot]];
         ranks_[slot * n_background_ + row] =
             std::isnan(value) ? TableCoding::kNaNRank
                               : static_cast<std::uint8_t>(std::upper_bound(first, last, value) - first);
@@ -323,10 +329,10 @@ class PatternTables::Builder {
 
   void tabulate(const Group& group, const TableCoding& coding, std::span<const Instance> instances) {
     count(group, coding);
-    const std::size_t n_patterns = std::size_t{1} << group.bits.size(), n_features = group.features.size();
-    sums_.assign(instances.size() * n_patterns * n_features, 0.0);
+    const std::size_t n_patterns = std::size_t{1} << group.bits.size(), n_players = group.players.size();
+    sums_.assign(instances.size() * n_patterns * n_players, 0.0);
     for (const GroupLeaf& leaf : group.leaves) {
-      find_features(group, leaf);
+      find_players(group, leaf);
       leaf_counts_.assign(std::size_t{1} << places_.size(), 0.0);
       for (std::size_t pattern = 0; pattern < n_patterns; ++pattern)
         leaf_counts_[leaf_pattern_[pattern]] += static_cast<double>(counts_[pattern]);
@@ -338,7 +344,7 @@ class PatternTables::Builder {
         if (value == 0) continue;
         value /= static_cast<double>(n_background_);
         for (std::size_t k = 0; k < places_.size(); ++k) {
-          double* const sums = sums_.data() + (i * n_features + places_[k]) * n_patterns;
+          double* const sums = sums_.data() + (i * n_players + places_[k]) * n_patterns;
           const double* const gains = gains_.data() + (k << places_.size());
           for (std::size_t pattern = 0; pattern < n_patterns; ++pattern)
             sums[pattern] += value * gains[leaf_pattern_[pattern]];
@@ -347,18 +353,18 @@ class PatternTables::Builder {
     }
     const std::size_t stride = wide(group) ? TableGroup::kWide : TableGroup::kNarrow;
     for (std::size_t i = 0; i < instances.size(); ++i)
-      for (std::size_t place = 0; place < n_features; ++place)
+      for (std::size_t place = 0; place < n_players; ++place)
         for (std::size_t pattern = 0; pattern < n_patterns; ++pattern)
           plan_.table_[instances[i].table + pattern * stride + place] =
-              static_cast<float>(sums_[(i * n_features + place) * n_patterns + pattern]);
+              static_cast<float>(sums_[(i * n_players + place) * n_patterns + pattern]);
   }
 
-  // The leaf's distinct features, as places in the group's, and for each pattern of the group the leaf's.
-  void find_features(const Group& group, const GroupLeaf& leaf) {
+  // The leaf's distinct players, as places in the group's, and for each pattern of the group the leaf's.
+  void find_players(const Group& group, const GroupLeaf& leaf) {
     const auto place_of = [&](std::size_t bit) {
       return static_cast<std::size_t>(
-          std::lower_bound(group.features.begin(), group.features.end(), group.bits[bit].feature) -
-          group.features.begin());
+          std::lower_bound(group.players.begin(), group.players.end(), forest_.player()[group.bits[bit].column]) -
+          group.players.begin());
     };
     const auto index_of = [&](std::size_t place) {
       const auto found = std::find(places_.begin(), places_.end(), place);
@@ -382,12 +388,12 @@ class PatternTables::Builder {
       }
   }
 
-  // From leaf_counts_, what a leaf of value 1 gives each of its features, by the row's pattern:
-  // gains_[feature][pattern].
+  // From leaf_counts_, what a leaf of value 1 gives each of its players, by the row's pattern:
+  // gains_[player][pattern].
   void integrate() {
-    const std::size_t features = places_.size(), size = std::size_t{1} << features;
-    const Quadrature& rule = rules_[(features + 1) / 2 - 1];
-    gains_.assign(features * size, 0.0);
+    const std::size_t players = places_.size(), size = std::size_t{1} << players;
+    const Quadrature& rule = rules_[(players + 1) / 2 - 1];
+    gains_.assign(players * size, 0.0);
     for (std::size_t q = 0; q < rule.point.size(); ++q) {
       const double t = rule.point[q], weight = rule.weight[q];
       value_ = leaf_counts_;
@@ -399,7 +405,7 @@ class PatternTables::Builder {
             value_[o + half] = t * without + with;
           }
       const double lost = weight / (1 - t), won = weight / t, both = weight / (t * (1 - t));
-      for (std::size_t k = 0; k < features; ++k) {
+      for (std::size_t k = 0; k < players; ++k) {
         double* const gains = gains_.data() + k * size;
         const std::size_t half = std::size_t{1} << k;
         for (std::size_t base = 0; base < size; base += 2 * half)
@@ -423,15 +429,15 @@ class PatternTables::Builder {
   std::vector<std::uint8_t> along_;          // of the bit at hand, by background row
   std::vector<std::uint16_t> pattern_;       // of the group at hand, by background row
   std::vector<std::uint32_t> counts_;        // by pattern of the group at hand
-  std::vector<double> sums_;                 // [instance][feature][pattern]
-  std::vector<std::size_t> places_;          // of the leaf's features among the group's
+  std::vector<double> sums_;                 // [instance][player][pattern]
+  std::vector<std::size_t> places_;          // of the leaf's players among the group's
   std::vector<std::uint32_t> leaf_pattern_;  // by pattern of the group
   std::vector<double> leaf_counts_, value_, gains_;
 };
 
 PatternTables::PatternTables(const Forest& forest, const float* background, std::size_t n_background,
                              std::size_t memory_cap)
-    : n_features(forest.n_features()), n_outputs(forest.n_outputs()) {
+    : n_columns(forest.n_columns()), n_players(forest.n_players()), n_outputs(forest.n_outputs()) {
   Builder(*this, forest, background, n_background).run(memory_cap);
   n_chunks = chunks_.size();
   chunk_data = chunks_.data();

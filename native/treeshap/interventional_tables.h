@@ -1,7 +1,7 @@
 // Interventional SHAP by tables: the form for shallow trees. A row's cost does not depend on the background's size.
 //
 // A tree is cut into groups, small subtrees at its bottom. What a group adds to a row's attributions depends on a few
-// bits of the row only: for each distinct feature of the path to the group, whether the row goes along with all splits
+// bits of the row only: for each distinct column of the path to the group, whether the row goes along with all splits
 // on it, and for each split inside the group, where the row goes. So the attributions are tabulated by these bits,
 // averaged over the background once, and a row takes one entry from each group (the idea is WOODELF's, AAAI 2026, there
 // leaf by leaf).
@@ -16,7 +16,7 @@
 // compatible. Its derivative in feature i is W_t[o without i] / -(1 - t) where o_i is 0, and (W_t[o] - W_t[o without i]
 // / (1 - t)) / t where it is 1; integrated over t by Gauss-Legendre with ceil(d / 2) points, without error.
 //
-// The bits come from bytes: a coding numbers the thresholds of up to 32 features, up to 253 each, and a row's rank
+// The bits come from bytes: a coding numbers the thresholds of up to 32 columns, up to 253 each, and a row's rank
 // among them decides all their splits. A condition is then `low <= rank <= low + width`. A model that needs more has
 // several codings. A group's features are spread over its coding's 32 slots when its entry is added, so that sums stay
 // in registers.
@@ -31,7 +31,7 @@
 
 namespace xai::treeshap {
 
-// Up to kSlots features and their thresholds in ascending order: a value's rank is how many of them are <= it. NaN has
+// Up to kSlots columns and their thresholds in ascending order: a value's rank is how many of them are <= it. NaN has
 // the rank kNaNRank.
 struct TableCoding {
   static constexpr int kSlots = 32;
@@ -39,7 +39,8 @@ struct TableCoding {
   static constexpr std::uint8_t kNoRank = 254, kNaNRank = 255;
 
   int n_slots;
-  std::uint32_t feature[kSlots];
+  std::uint32_t column[kSlots];
+  std::uint32_t player[kSlots];
   std::uint32_t
       thresholds[kSlots + 1];  // slot s owns [thresholds[s], thresholds[s + 1]) of PatternTables::threshold_data
 };
@@ -61,12 +62,12 @@ struct TableChunk {
   std::size_t table;       // of the first: index into table_data; the others' follow, 2^bits entries each
 };
 
-// Which of its coding's slots a group's entries are for.
+// Which of its coding's slots a group's entries are for: of each of its players, the first.
 struct TableGroup {
   static constexpr int kNarrow = 8, kWide = 16;  // places of an entry; the last is always 0
 
-  // By slot: its place in an entry, the last where the group lacks the feature. Four bits each: slot s = 16 w + l is in
-  // word w, at bit 32 (l % 2) + 4 (l / 2), where a vector's lane l finds it by one shift of the repeated word.
+  // By slot: its place in an entry, the last where the group has nothing for it. Four bits each: slot s = 16 w + l is
+  // in word w, at bit 32 (l % 2) + 4 (l / 2), where a vector's lane l finds it by one shift of the repeated word.
   std::uint64_t places[TableCoding::kSlots / 16];
   std::uint8_t slot[kWide - 1];  // by place
   std::uint8_t n_places;
@@ -78,7 +79,7 @@ class PatternTables {
   static constexpr std::size_t kChunksInBlock = 8;
 
   // Takes trees of `forest`, the cheapest first, while their tables fit into `memory_cap` bytes. `background` is
-  // row-major, n_background x n_features().
+  // row-major, n_background x n_columns().
   PatternTables(const Forest& forest, const float* background, std::size_t n_background, std::size_t memory_cap);
   ~PatternTables();
   PatternTables(const PatternTables&) = delete;
@@ -89,7 +90,7 @@ class PatternTables {
   const std::vector<std::uint32_t>& left_out() const { return left_out_; }
 
   // Plain pointers, so that kernels need no inline function of another object (see interventional_kernel-inl.h).
-  int n_features, n_outputs;
+  int n_columns, n_players, n_outputs;
   std::size_t n_chunks;
   const TableChunk* chunk_data;  // by coding, then output
   const TableCoding* coding_data;

@@ -17,6 +17,7 @@ constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 
 // Leaf values are stored for each output that a tree adds to; a hostile file must not make that explode.
 constexpr std::size_t kMaxLeafValues = std::size_t{1} << 27;
+constexpr std::size_t kMaxOthers = ForestFacts::kMaxConditions;
 
 // Background rows that are walked together: their scratch, a few dozen bytes a level each, stays in cache and bounded.
 constexpr std::size_t kTogether = 512;
@@ -44,8 +45,10 @@ class BackgroundWalk::Compiler {
   Compiler(BackgroundWalk& plan, const Forest& forest)
       : plan_(plan),
         forest_(forest),
-        seen_(forest.n_features(), {Along::anything(), 0}),
-        column_(forest.n_features(), -1) {}
+        seen_(forest.n_columns(), {Along::anything(), 0}),
+        splits_on_(forest.n_players(), 0),
+        on_path_(forest.n_players()),
+        place_(forest.n_columns(), -1) {}
 
   void add_tree(std::uint32_t root) {
     if (forest_.nodes()[root].kind == NodeKind::kLeaf) return;  // the same for all rows: it is in the base value
@@ -81,7 +84,7 @@ class BackgroundWalk::Compiler {
   void add(std::uint32_t index, int depth) {
     const Node& node = forest_.nodes()[index];
     const auto self = static_cast<std::uint32_t>(plan_.splits_.size());
-    plan_.splits_.push_back({0, -1, 0, 0, Along::anything(), false, false});
+    plan_.splits_.push_back({0, -1, -1, 0, 0, Along::anything(), false, false, 0, 0});
     if (node.kind == NodeKind::kLeaf) {
       plan_.splits_[self].right = static_cast<std::uint32_t>(leaves_.size());
       leaves_.push_back(index);
@@ -89,32 +92,46 @@ class BackgroundWalk::Compiler {
       plan_.most_distinct_ = std::max(plan_.most_distinct_, distinct_);
       return;
     }
-    if (column_[node.feature] < 0) {
-      column_[node.feature] = static_cast<std::int32_t>(used_.size());
-      used_.push_back(node.feature);
+    if (place_[node.column] < 0) {
+      place_[node.column] = static_cast<std::int32_t>(used_.size());
+      used_.push_back(node.column);
     }
-    const Seen above = seen_[node.feature];
+    const std::int32_t player = forest_.player()[node.column];
+    const Seen above = seen_[node.column];
+    const auto others_begin = static_cast<std::uint32_t>(plan_.others_.size());
+    for (std::int32_t other : on_path_[player])
+      if (other != node.column)
+        plan_.others_.push_back({other, static_cast<std::uint32_t>(place_[other]), seen_[other].along});
+    if (plan_.others_.size() > kMaxOthers)
+      throw InvalidForest("its players of several columns stand on its paths too often");
     plan_.splits_[self] = {upper_bound_of_left(node),
-                           node.feature,
+                           node.column,
+                           player,
                            0,
-                           static_cast<std::uint32_t>(column_[node.feature]),
+                           static_cast<std::uint32_t>(place_[node.column]),
                            above.along,
                            node.nan_left,
-                           above.splits > 0};
-    distinct_ += above.splits == 0;
-    seen_[node.feature] = {above.along.after(node, true), above.splits + 1};
+                           splits_on_[player] > 0,
+                           others_begin,
+                           static_cast<std::uint32_t>(plan_.others_.size())};
+    distinct_ += splits_on_[player]++ == 0;
+    if (above.splits == 0) on_path_[player].push_back(node.column);
+    seen_[node.column] = {above.along.after(node, true), above.splits + 1};
     add(node.left, depth + 1);
     plan_.splits_[self].right = static_cast<std::uint32_t>(plan_.splits_.size());
-    seen_[node.feature] = {above.along.after(node, false), above.splits + 1};
+    seen_[node.column] = {above.along.after(node, false), above.splits + 1};
     add(node.right, depth + 1);
-    seen_[node.feature] = above;
-    distinct_ -= above.splits == 0;
+    seen_[node.column] = above;
+    if (above.splits == 0) on_path_[player].pop_back();
+    distinct_ -= --splits_on_[player] == 0;
   }
 
   BackgroundWalk& plan_;
   const Forest& forest_;
-  std::vector<Seen> seen_;            // by feature, on the current path
-  std::vector<std::int32_t> column_;  // by feature, -1: not used so far
+  std::vector<Seen> seen_;                          // by column, on the current path
+  std::vector<int> splits_on_;                      // by player, on the current path
+  std::vector<std::vector<std::int32_t>> on_path_;  // by player: its columns on the current path
+  std::vector<std::int32_t> place_;                 // by column: its place in used_, -1: not used so far
   std::vector<std::int32_t> used_;
   std::vector<std::uint32_t> leaves_;
   int distinct_ = 0;
@@ -122,12 +139,15 @@ class BackgroundWalk::Compiler {
 
 BackgroundWalk::BackgroundWalk(const Forest& forest, const std::vector<std::uint32_t>& trees, const float* background,
                                std::size_t n_background)
-    : n_features_(forest.n_features()), n_outputs_(forest.n_outputs()), n_background_(n_background) {
+    : n_columns_(forest.n_columns()),
+      n_players_(forest.n_players()),
+      n_outputs_(forest.n_outputs()),
+      n_background_(n_background) {
   Compiler compiler(*this, forest);
   for (std::uint32_t tree : trees) compiler.add_tree(forest.roots()[tree]);
   columns_.reserve(compiler.used().size() * n_background);
-  for (std::int32_t feature : compiler.used())
-    for (std::size_t row = 0; row < n_background; ++row) columns_.push_back(background[row * n_features_ + feature]);
+  for (std::int32_t column : compiler.used())
+    for (std::size_t row = 0; row < n_background; ++row) columns_.push_back(background[row * n_columns_ + column]);
   // By recurrence, so that nothing overflows: w(p, 0) = 1 / p and w(p, n) = w(p, n - 1) n / (p + n).
   const auto width = static_cast<std::size_t>(most_distinct_) + 1;
   weight_.assign(width * width, 0.0);
@@ -139,7 +159,7 @@ BackgroundWalk::BackgroundWalk(const Forest& forest, const std::vector<std::uint
 }
 
 std::size_t BackgroundWalk::memory_bytes() const {
-  return splits_.size() * sizeof(Split) + games_.size() * sizeof(Game) +
+  return splits_.size() * sizeof(Split) + others_.size() * sizeof(Other) + games_.size() * sizeof(Game) +
          (leaf_value_.size() + weight_.size()) * sizeof(double) + columns_.size() * sizeof(float);
 }
 
@@ -157,7 +177,7 @@ class BackgroundWalk::Walk {
             std::make_unique_for_overwrite<double[]>(static_cast<std::size_t>(plan.deepest_ + 1) * together_ * kSums)) {
   }
 
-  // Adds one game's attributions of `row` to phi[feature * n_outputs + output], background rows [begin, begin + count).
+  // Adds one game's attributions of `row` to phi[player * n_outputs + output], background rows [begin, begin + count).
   void run(const Game& game, const float* row, double* phi, std::size_t begin) {
     const std::size_t count = std::min(together_, plan_.n_background_ - begin);
     stop_.throw_if_stopped();
@@ -194,11 +214,20 @@ class BackgroundWalk::Walk {
     return value != value ? split.nan_left : !(value >= split.bound);
   }
 
+  // Whether the splits above on this player were all gone along with; `value` is the split's column, `of` finds others.
+  template <class Of>
+  bool came_along(const Split& split, float value, Of of) const {
+    bool along = split.above.holds(value);
+    for (std::uint32_t o = split.others_begin; along && o < split.others_end; ++o)
+      along = plan_.others_[o].along.holds(of(plan_.others_[o]));
+    return along;
+  }
+
   // Writes to plus[k] and minus[k], for each of the group, the sums over the leaves below of what a feature of P gets,
   // and of what one of N loses.
   void visit(std::uint32_t index, int depth, std::size_t n, const Group& group, double* plus, double* minus) {
     const Split& split = plan_.splits_[index];
-    if (split.feature < 0) {
+    if (split.column < 0) {
       const double value = leaf_value_[split.right];
       const double* weight = plan_.weight_.data() + n * width_;
       for (std::size_t k = 0; k < group.size; ++k) {
@@ -213,22 +242,25 @@ class BackgroundWalk::Walk {
       work_ = 0;
       stop_.throw_if_stopped();
     }
-    const float x = row_[split.feature];
+    const float x = row_[split.column];
     const bool x_left = goes_left(split, x);
     const std::uint32_t left = index + 1, right = split.right;
-    if (split.repeated && !split.above.holds(x)) {
-      // x has failed this feature: each background row goes its own way.
+    if (split.repeated && !came_along(split, x, [&](const Other& other) { return row_[other.column]; })) {
+      // x has failed this player: each background row goes its own way.
       choose(left, true, split, depth, n, group, plus, minus);
       choose(right, false, split, depth, n, group, plus, minus);
       return;
     }
     // Everyone goes with x. Those who part from it here also go to the other child, alone.
-    const float* column = columns_ + split.column * plan_.n_background_;
+    const float* column = columns_ + split.used * plan_.n_background_;
     Count *const parted = list(depth + 1, kParted), *const place = list(depth + 1, kPlace);
     std::size_t others = 0;
     for (std::size_t k = 0; k < group.size; ++k) {
       const float value = column[group.who[k]];
-      const bool parts = goes_left(split, value) != x_left && (!split.repeated || split.above.holds(value));
+      const bool parts =
+          goes_left(split, value) != x_left && (!split.repeated || came_along(split, value, [&](const Other& other) {
+            return columns_[other.used * plan_.n_background_ + group.who[k]];
+          }));
       parted[k] = static_cast<Count>(group.parted[k] + parts);
       place[others] = static_cast<Count>(k);
       others += parts;
@@ -249,13 +281,13 @@ class BackgroundWalk::Walk {
       plus[k] += other_plus[m];
       minus[k] += other_minus[m];
     }
-    phi_[static_cast<std::size_t>(split.feature) * plan_.n_outputs_] += gain;
+    phi_[static_cast<std::size_t>(split.player) * plan_.n_outputs_] += gain;
   }
 
   // Visits the child at `side` with those of the group who go there by themselves.
   void choose(std::uint32_t child, bool side, const Split& split, int depth, std::size_t n, const Group& group,
               double* plus, double* minus) {
-    const float* column = columns_ + split.column * plan_.n_background_;
+    const float* column = columns_ + split.used * plan_.n_background_;
     Count *const who = list(depth + 1, kWho), *const parted = list(depth + 1, kParted);
     Count* const place = list(depth + 1, kPlace);
     std::size_t size = 0;
@@ -294,11 +326,11 @@ void BackgroundWalk::add(const float* rows, std::size_t begin, std::size_t end, 
                          const StopToken& stop) const {
   if (games_.empty()) return;
   Walk walk(*this, stop);
-  const std::size_t width = static_cast<std::size_t>(n_features_) * n_outputs_;
+  const std::size_t width = static_cast<std::size_t>(n_players_) * n_outputs_;
   for (std::size_t row = begin; row < end; ++row)
     for (const Game& game : games_)
       for (std::size_t start = 0; start < n_background_; start += std::min(kTogether, n_background_))
-        walk.run(game, rows + row * n_features_, phi + row * width, start);
+        walk.run(game, rows + row * n_columns_, phi + row * width, start);
 }
 
 }  // namespace xai::treeshap

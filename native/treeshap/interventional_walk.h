@@ -36,25 +36,33 @@ struct Along {
 // Trees and a background, compiled for the walk. Immutable; used by any number of threads at once.
 class BackgroundWalk {
  public:
-  // `trees` are indices into forest.roots(); `background` is row-major, n_background x n_features().
+  // `trees` are indices into forest.roots(); `background` is row-major, n_background x n_columns().
   // Throws InvalidForest when the compiled form would be unreasonably large.
   BackgroundWalk(const Forest& forest, const std::vector<std::uint32_t>& trees, const float* background,
                  std::size_t n_background);
 
   std::size_t memory_bytes() const;
 
-  // Adds rows [begin, end)'s attributions to `phi`, [row][feature][output]. Each row is computed alone, in float64.
+  // Adds rows [begin, end)'s attributions to `phi`, [row][player][output]. Each row is computed alone, in float64.
   // Throws Stopped.
   void add(const float* rows, std::size_t begin, std::size_t end, double* phi, const StopToken& stop) const;
 
  private:
   struct Split {
-    float bound;           // a value goes left unless value >= bound; NaN where `nan_left` says
-    std::int32_t feature;  // -1: a leaf, and `right` counts leaves of the tree instead
-    std::uint32_t right;   // index of the right child; the left child is the next node
-    std::uint32_t column;  // of the background: the feature's place among those used
+    float bound;          // a value goes left unless value >= bound; NaN where `nan_left` says
+    std::int32_t column;  // -1: a leaf, and `right` counts leaves of the tree instead
+    std::int32_t player;
+    std::uint32_t right;  // index of the right child; the left child is the next node
+    std::uint32_t used;   // the column's place among those used
     Along above;
-    bool nan_left, repeated;
+    bool nan_left, repeated;                 // repeated: there are earlier splits on this player
+    std::uint32_t others_begin, others_end;  // in others_
+  };
+  // What the splits above say of another column of the same player.
+  struct Other {
+    std::int32_t column;
+    std::uint32_t used;
+    Along along;
   };
   struct Game {
     std::uint32_t root;
@@ -64,13 +72,14 @@ class BackgroundWalk {
   class Compiler;
   class Walk;
 
-  int n_features_, n_outputs_;
+  int n_columns_, n_players_, n_outputs_;
   int deepest_ = 0, most_distinct_ = 0;
   std::size_t n_background_;
   std::vector<Split> splits_;
+  std::vector<Other> others_;
   std::vector<Game> games_;
   std::vector<double> leaf_value_;
-  std::vector<float> columns_;  // [used feature][background row]
+  std::vector<float> columns_;  // [used column][background row]
   std::vector<double> weight_;  // [n][p]: (p-1)! n! / (p+n)! over the background's size, 0 for p = 0
 };
 

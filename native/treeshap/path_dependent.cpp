@@ -13,11 +13,13 @@ constexpr std::size_t kMaxValues = std::size_t{1} << 28;
 }  // namespace
 
 PathDependentPlan::PathDependentPlan(const Forest& forest, const ForestFacts& facts)
-    : n_features_(forest.n_features()),
+    : n_columns_(forest.n_columns()),
+      n_players_(forest.n_players()),
       n_outputs_(forest.n_outputs()),
       max_depth_(forest.max_depth()),
       nodes_(forest.nodes()),
-      facts_(facts.node) {
+      facts_(facts),
+      player_(forest.player()) {
   for (std::size_t tree = 0; tree < forest.n_trees(); ++tree) {
     const std::uint32_t root = forest.roots()[tree];
     const std::size_t end = tree + 1 < forest.n_trees() ? forest.roots()[tree + 1] : nodes_.size(), size = end - root;
@@ -43,8 +45,8 @@ PathDependentPlan::PathDependentPlan(const Forest& forest, const ForestFacts& fa
 }
 
 std::size_t PathDependentPlan::memory_bytes() const {
-  return nodes_.size() * (sizeof(Node) + sizeof(PathFacts)) + games_.size() * sizeof(Game) +
-         values_.size() * sizeof(double);
+  return nodes_.size() * (sizeof(Node) + sizeof(PathFacts)) + facts_.conditions.size() * sizeof(PathCondition) +
+         games_.size() * sizeof(Game) + values_.size() * sizeof(double);
 }
 
 // One row's depth-first walk. Holds the scratch of one thread.
@@ -56,7 +58,7 @@ class PathDependentPlan::Walk {
         scratch_(static_cast<std::size_t>(plan.max_depth_ + 1) * kBuffers * plan.max_points_),
         root_value_(plan.max_points_) {}
 
-  // Adds one game's attributions of `row` to phi[feature * n_outputs + output].
+  // Adds one game's attributions of `row` to phi[player * n_outputs + output].
   void run(const Game& game, const float* row, double* phi) {
     const Quadrature& quadrature = plan_.quadrature_[game.points];
     points_ = game.points;
@@ -88,10 +90,10 @@ class PathDependentPlan::Walk {
       since_poll_ = 0;
       stop_.throw_if_stopped();
     }
-    const float x = row_[node.feature];
-    const PathFacts& facts = plan_.facts_[index];
+    const float x = row_[node.column];
+    const PathFacts& facts = plan_.facts_.node[index];
     const double r = facts.ratio, z = facts.merged;
-    const double h = facts.came_along(x) ? (node.goes_left(x) ? 1.0 : 0.0) - r : 0.0;
+    const double h = came_along(index, x) ? (node.goes_left(x) ? 1.0 : 0.0) - r : 0.0;
     const bool repeated = facts.repeated;
 
     const double* product = buffer(depth, kProduct);
@@ -119,7 +121,14 @@ class PathDependentPlan::Walk {
       sum += product[q] * difference * kernel;
       value[q] = right[q] + factor[q] * difference;
     }
-    phi_[static_cast<std::size_t>(node.feature) * plan_.n_outputs_] += h * sum;
+    phi_[static_cast<std::size_t>(plan_.player_[node.column]) * plan_.n_outputs_] += h * sum;
+  }
+
+  bool came_along(std::uint32_t index, float x) const {
+    if (!plan_.facts_.node[index].came_along(x)) return false;
+    for (const PathCondition& other : plan_.facts_.others(index))
+      if (!other.holds(row_[other.column])) return false;
+    return true;
   }
 
   static constexpr int kPollEvery = 256;  // splits between two looks at the stop token: some ten microseconds
@@ -139,10 +148,10 @@ class PathDependentPlan::Walk {
 void PathDependentPlan::explain(const float* rows, std::size_t begin, std::size_t end, double* phi,
                                 const StopToken& stop) const {
   Walk walk(*this, stop);
-  const std::size_t width = static_cast<std::size_t>(n_features_) * n_outputs_;
+  const std::size_t width = static_cast<std::size_t>(n_players_) * n_outputs_;
   for (std::size_t row = begin; row < end; ++row) {
     std::fill_n(phi + row * width, width, 0.0);
-    for (const Game& game : games_) walk.run(game, rows + row * n_features_, phi + row * width);
+    for (const Game& game : games_) walk.run(game, rows + row * n_columns_, phi + row * width);
   }
 }
 

@@ -39,13 +39,10 @@ class PathDependentPlan {
   // large.
   PathDependentPlan(const Forest& forest, const ForestFacts& facts);
 
-  int n_features() const { return n_features_; }
-  int n_outputs() const { return n_outputs_; }
-
   std::size_t memory_bytes() const;
 
-  // Attributions of rows [begin, end): `rows` is row-major with n_features() columns, `phi` row-major
-  // [row][feature][output]; both start at row 0. Each row is computed alone and in the same order of operations
+  // Attributions of rows [begin, end): `rows` is row-major, with the forest's columns, `phi` row-major
+  // [row][player][output]; both start at row 0. Each row is computed alone and in the same order of operations
   // whatever its neighbours. Throws Stopped soon after the token says so, leaving `phi` half-written.
   void explain(const float* rows, std::size_t begin, std::size_t end, double* phi, const StopToken& stop) const;
 
@@ -59,10 +56,11 @@ class PathDependentPlan {
   };
   class Walk;
 
-  int n_features_, n_outputs_, max_depth_;
+  int n_columns_, n_players_, n_outputs_, max_depth_;
   std::uint32_t max_points_ = 1;
   std::vector<Node> nodes_;
-  std::vector<PathFacts> facts_;
+  ForestFacts facts_;
+  std::vector<std::int32_t> player_;  // by column
   std::vector<Game> games_;
   std::vector<double> values_;
   std::vector<Quadrature> quadrature_;  // by number of points

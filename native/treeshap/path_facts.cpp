@@ -11,18 +11,22 @@ namespace {
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 
-// What is known of a feature on the current path.
-struct Seen {
-  double merged = 1;
+// What is known on the current path of a column, and of a player.
+struct ColumnSeen {
   float low = -kInfinity;
   float high = kNaN;  // no bound: `value >= NaN` never holds
   bool nan_along = true;
   int splits = 0;
 };
+struct PlayerSeen {
+  double merged = 1;
+  int splits = 0;
+};
 
 class Annotator {
  public:
-  explicit Annotator(const Forest& forest) : forest_(forest), seen_(forest.n_features()) {
+  explicit Annotator(const Forest& forest)
+      : forest_(forest), column_(forest.n_columns()), player_(forest.n_players()), on_path_(forest.n_players()) {
     facts_.node.resize(forest.nodes().size());
     facts_.distinct.reserve(forest.n_trees());
   }
@@ -31,12 +35,12 @@ class Annotator {
     for (std::uint32_t root : forest_.roots()) {
       most_ = 0;
       limit_at_zero_ = true;
-      stack_.push_back({root, 0, 1.0, -1, {}});
+      stack_.push_back({root, 0, 1.0, -1, {}, {}});
       while (!stack_.empty()) {
         const Visit visit = stack_.back();
         stack_.pop_back();
         leave_until(std::max(visit.depth - 1, 0));
-        if (visit.feature >= 0) enter(visit.feature, visit.seen);
+        if (visit.column >= 0) enter(visit);
         add(visit);
       }
       leave_until(0);
@@ -52,20 +56,34 @@ class Annotator {
     std::uint32_t node;
     int depth;
     double reach;
-    std::int32_t feature;  // that the parent splits on, -1 at a root
-    Seen seen;             // what is known of it here and below
+    std::int32_t column;  // that the parent compares, -1 at a root
+    ColumnSeen seen;      // what is known of it, and of its player, here and below
+    PlayerSeen player;
+  };
+  // What to restore on leaving a split's child.
+  struct Undo {
+    std::int32_t column;
+    ColumnSeen seen;
+    PlayerSeen player;
   };
 
-  void enter(std::int32_t feature, const Seen& seen) {
-    distinct_ += seen_[feature].splits == 0;
-    undo_.emplace_back(feature, seen_[feature]);
-    seen_[feature] = seen;
+  void enter(const Visit& visit) {
+    const std::int32_t player = forest_.player()[visit.column];
+    undo_.push_back({visit.column, column_[visit.column], player_[player]});
+    distinct_ += player_[player].splits == 0;
+    if (column_[visit.column].splits == 0) on_path_[player].push_back(visit.column);
+    column_[visit.column] = visit.seen;
+    player_[player] = visit.player;
   }
 
   void leave_until(int depth) {
     for (; static_cast<int>(undo_.size()) > depth; undo_.pop_back()) {
-      seen_[undo_.back().first] = undo_.back().second;
-      distinct_ -= undo_.back().second.splits == 0;
+      const Undo& undo = undo_.back();
+      const std::int32_t player = forest_.player()[undo.column];
+      column_[undo.column] = undo.seen;
+      player_[player] = undo.player;
+      distinct_ -= undo.player.splits == 0;
+      if (undo.seen.splits == 0) on_path_[player].pop_back();
     }
   }
 
@@ -79,32 +97,48 @@ class Annotator {
     }
     const double left_cover = forest_.cover()[node.left], right_cover = forest_.cover()[node.right];
     const double both = left_cover + right_cover;
-    const Seen above = seen_[node.feature];
+    const ColumnSeen above = column_[node.column];
+    const PlayerSeen player = player_[forest_.player()[node.column]];
     facts.ratio = both > 0 ? left_cover / both : 0.5;
-    facts.merged = above.merged;
+    facts.merged = player.merged;
     facts.low = above.low;
     facts.high = above.high;
     facts.nan_along = above.nan_along;
-    facts.repeated = above.splits > 0;
+    facts.repeated = player.splits > 0;
+    add_others(node.column, facts);
     if (facts.repeated && facts.merged == 0) limit_at_zero_ = false;
 
     const float bound = upper_bound_of_left(node);
-    Seen left = above, right = above;
+    ColumnSeen left = above, right = above;
     ++left.splits, ++right.splits;
-    left.merged *= facts.ratio;
     left.high = std::isnan(above.high) ? bound : std::isnan(bound) ? above.high : std::min(above.high, bound);
     left.nan_along = above.nan_along && node.nan_left;
-    right.merged *= 1 - facts.ratio;
     right.low = std::isnan(bound) ? kNaN : std::isnan(above.low) ? kNaN : std::max(above.low, bound);
     right.nan_along = above.nan_along && !node.nan_left;
-    stack_.push_back({node.right, visit.depth + 1, visit.reach * (1 - facts.ratio), node.feature, right});
-    stack_.push_back({node.left, visit.depth + 1, visit.reach * facts.ratio, node.feature, left});
+    const PlayerSeen went_left{player.merged * facts.ratio, player.splits + 1};
+    const PlayerSeen went_right{player.merged * (1 - facts.ratio), player.splits + 1};
+    stack_.push_back({node.right, visit.depth + 1, visit.reach * (1 - facts.ratio), node.column, right, went_right});
+    stack_.push_back({node.left, visit.depth + 1, visit.reach * facts.ratio, node.column, left, went_left});
+  }
+
+  void add_others(std::int32_t column, PathFacts& facts) {
+    std::vector<PathCondition>& conditions = facts_.conditions;
+    facts.others_begin = static_cast<std::uint32_t>(conditions.size());
+    for (std::int32_t other : on_path_[forest_.player()[column]]) {
+      if (other == column) continue;
+      if (conditions.size() == ForestFacts::kMaxConditions)
+        throw InvalidForest("its players of several columns stand on its paths too often");
+      conditions.push_back({other, column_[other].low, column_[other].high, column_[other].nan_along});
+    }
+    facts.others_end = static_cast<std::uint32_t>(conditions.size());
   }
 
   const Forest& forest_;
   ForestFacts facts_;
-  std::vector<Seen> seen_;                           // by feature
-  std::vector<std::pair<std::int32_t, Seen>> undo_;  // by depth: what to restore on leaving a split's child
+  std::vector<ColumnSeen> column_;
+  std::vector<PlayerSeen> player_;
+  std::vector<std::vector<std::int32_t>> on_path_;  // by player: its columns on the current path
+  std::vector<Undo> undo_;                          // by depth
   std::vector<Visit> stack_;
   int distinct_ = 0, most_ = 0;
   bool limit_at_zero_ = true;

@@ -10,9 +10,7 @@ namespace {
 bool is_leaf(const Node& node) { return node.kind == NodeKind::kLeaf; }
 
 // Whether the splits above leave no number, only perhaps NaN.
-bool no_number_along(const PathFacts& facts) {
-  return std::isnan(facts.low) || (!std::isnan(facts.high) && facts.low >= facts.high);
-}
+bool no_number_along(float low, float high) { return std::isnan(low) || (!std::isnan(high) && low >= high); }
 
 void set_bit(AlignedVector<std::uint64_t>& bits, std::size_t at, bool value) {
   if (at / RowDecisions::kWord == bits.size()) bits.push_back(0);
@@ -27,28 +25,28 @@ std::size_t bytes_of(const Vectors&... vectors) {
 }  // namespace
 
 DecisionWriter::DecisionWriter(RowDecisions& decisions, const Forest& forest, const ForestFacts& facts)
-    : out_(decisions), nodes_(forest.nodes()), facts_(facts), index_of_(forest.n_features(), 0) {
-  find_features();
+    : out_(decisions), nodes_(forest.nodes()), facts_(facts), index_of_(forest.n_columns(), 0) {
+  find_columns();
   find_cuts();
 }
 
-void DecisionWriter::find_features() {
+void DecisionWriter::find_columns() {
   for (const Node& node : nodes_)
-    if (!is_leaf(node)) index_of_[node.feature] = 1;
-  for (std::uint32_t feature = 0; feature < index_of_.size(); ++feature)
-    if (index_of_[feature]) {
-      index_of_[feature] = static_cast<std::uint32_t>(out_.features.size());
-      out_.features.push_back(feature);
+    if (!is_leaf(node)) index_of_[node.column] = 1;
+  for (std::uint32_t column = 0; column < index_of_.size(); ++column)
+    if (index_of_[column]) {
+      index_of_[column] = static_cast<std::uint32_t>(out_.columns.size());
+      out_.columns.push_back(column);
     }
 }
 
 void DecisionWriter::find_cuts() {
-  cuts_.resize(out_.features.size());
-  out_.ranked = out_.features.size() <= RowDecisions::kMaxRanked;
+  cuts_.resize(out_.columns.size());
+  out_.ranked = out_.columns.size() <= RowDecisions::kMaxRanked;
   for (const Node& node : nodes_) {
     if (is_leaf(node)) continue;
     const float bound = upper_bound_of_left(node);
-    if (!std::isnan(bound)) cuts_[index_of_[node.feature]].push_back(bound);
+    if (!std::isnan(bound)) cuts_[index_of_[node.column]].push_back(bound);
   }
   for (std::vector<float>& cuts : cuts_) {
     std::sort(cuts.begin(), cuts.end());
@@ -57,33 +55,36 @@ void DecisionWriter::find_cuts() {
   }
   // "No number comes along" takes a rank that no number has.
   for (std::size_t i = 0; i < nodes_.size(); ++i)
-    if (!is_leaf(nodes_[i]) && facts_.node[i].repeated && no_number_along(facts_.node[i]))
-      out_.ranked &= cuts_[index_of_[nodes_[i].feature]].size() < RowDecisions::kMaxCuts;
+    if (!is_leaf(nodes_[i]) && facts_.node[i].repeated && no_number_along(facts_.node[i].low, facts_.node[i].high))
+      out_.ranked &= cuts_[index_of_[nodes_[i].column]].size() < RowDecisions::kMaxCuts;
+  for (const PathCondition& condition : facts_.conditions)
+    if (no_number_along(condition.low, condition.high))
+      out_.ranked &= cuts_[index_of_[condition.column]].size() < RowDecisions::kMaxCuts;
   if (!out_.ranked) return;
   constexpr std::size_t kBefore = RowDecisions::kCutsBefore;
   out_.cuts.assign(cuts_.size() * RowDecisions::kCutRow, std::numeric_limits<float>::quiet_NaN());
-  for (std::size_t feature = 0; feature < cuts_.size(); ++feature) {
-    float* row = out_.cuts.data() + feature * RowDecisions::kCutRow;
-    std::copy(cuts_[feature].begin(), cuts_[feature].end(), row + kBefore);
+  for (std::size_t column = 0; column < cuts_.size(); ++column) {
+    float* row = out_.cuts.data() + column * RowDecisions::kCutRow;
+    std::copy(cuts_[column].begin(), cuts_[column].end(), row + kBefore);
     for (std::size_t k = 0; k < kBefore; ++k) row[k] = row[kBefore + 16 * k + 15];
   }
 }
 
-std::size_t DecisionWriter::rank_of(std::uint32_t feature, float bound) const {
-  const std::vector<float>& cuts = cuts_[feature];
+std::size_t DecisionWriter::rank_of(std::uint32_t column, float bound) const {
+  const std::vector<float>& cuts = cuts_[column];
   return std::lower_bound(cuts.begin(), cuts.end(), bound) - cuts.begin();
 }
 
 void DecisionWriter::add_lane(std::uint32_t index, bool flipped) {
   const bool empty = index == kNoNode;
-  const std::uint32_t feature = empty ? 0 : index_of_[nodes_[index].feature];
+  const std::uint32_t column = empty ? 0 : index_of_[nodes_[index].column];
   const float bound = empty ? 0.0F : upper_bound_of_left(nodes_[index]);
   if (out_.ranked) {
-    const std::size_t rank = empty ? 0 : std::isnan(bound) ? RowDecisions::kMaxCuts : rank_of(feature, bound);
-    out_.rank_feature.push_back(static_cast<std::uint8_t>(feature));
+    const std::size_t rank = empty ? 0 : std::isnan(bound) ? RowDecisions::kMaxCuts : rank_of(column, bound);
+    out_.rank_column.push_back(static_cast<std::uint8_t>(column));
     out_.rank_bound.push_back(static_cast<std::uint8_t>(rank));
   } else {
-    out_.value_feature.push_back(static_cast<std::uint16_t>(feature));
+    out_.value_column.push_back(static_cast<std::uint16_t>(column));
     out_.value_bound.push_back(bound);
   }
   set_bit(out_.flipped, lanes_, flipped);
@@ -92,37 +93,58 @@ void DecisionWriter::add_lane(std::uint32_t index, bool flipped) {
 }
 
 void DecisionWriter::add_repeat(std::uint32_t index) {
-  const bool empty = index == kNoNode;
-  const PathFacts facts = empty ? PathFacts{} : facts_.node[index];
-  const std::uint32_t feature = empty ? 0 : index_of_[nodes_[index].feature];
+  const PathFacts& facts = facts_.node[index];
+  for (const PathCondition& other : facts_.others(index)) {
+    beside_.push_back(other);
+    beside_of_.push_back(static_cast<std::uint32_t>(repeats_ - sum_begin_));
+  }
+  add_condition({nodes_[index].column, facts.low, facts.high, facts.nan_along});
+}
+
+void DecisionWriter::add_condition(const PathCondition& condition) {
+  const std::uint32_t column = index_of_[condition.column];
   if (out_.ranked) {
     std::size_t low = RowDecisions::kMaxCuts, width = 0;
-    if (!empty && !no_number_along(facts)) {
-      const std::vector<float>& cuts = cuts_[feature];
-      low = std::upper_bound(cuts.begin(), cuts.end(), facts.low) - cuts.begin();
-      width = (std::isnan(facts.high) ? RowDecisions::kMaxCuts : rank_of(feature, facts.high)) - low;
+    if (!no_number_along(condition.low, condition.high)) {
+      const std::vector<float>& cuts = cuts_[column];
+      low = std::upper_bound(cuts.begin(), cuts.end(), condition.low) - cuts.begin();
+      width = (std::isnan(condition.high) ? RowDecisions::kMaxCuts : rank_of(column, condition.high)) - low;
     }
-    out_.repeat_rank_feature.push_back(static_cast<std::uint8_t>(feature));
+    out_.repeat_rank_column.push_back(static_cast<std::uint8_t>(column));
     out_.repeat_rank_low.push_back(static_cast<std::uint8_t>(low));
     out_.repeat_rank_width.push_back(static_cast<std::uint8_t>(width));
   } else {
-    out_.repeat_value_feature.push_back(static_cast<std::uint16_t>(feature));
-    out_.repeat_value_low.push_back(facts.low);
-    out_.repeat_value_high.push_back(facts.high);
+    out_.repeat_value_column.push_back(static_cast<std::uint16_t>(column));
+    out_.repeat_value_low.push_back(condition.low);
+    out_.repeat_value_high.push_back(condition.high);
   }
-  set_bit(out_.nan_along, repeats_, facts.nan_along);
+  set_bit(out_.nan_along, repeats_, condition.nan_along);
   ++repeats_;
 }
 
-void DecisionWriter::fill_word() {
+std::size_t DecisionWriter::end_sum() {
   while (lanes_ % RowDecisions::kWord) add_lane(kNoNode, false);
-  while (repeats_ % RowDecisions::kWord) add_repeat(kNoNode);
+  const PathCondition anything{static_cast<std::int32_t>(out_.columns.front()), -std::numeric_limits<float>::infinity(),
+                               std::numeric_limits<float>::quiet_NaN(), true};
+  const auto fill = [&] {
+    while (repeats_ % RowDecisions::kWord) add_condition(anything);
+  };
+  fill();
+  const std::size_t first = repeats_;
+  for (const PathCondition& condition : beside_) add_condition(condition);
+  fill();
+  out_.taken_from.insert(out_.taken_from.end(), beside_of_.begin(), beside_of_.end());
+  out_.taken_from.resize(out_.taken_from.size() + (repeats_ - first - beside_of_.size()));  // bits that are never 0
+  beside_.clear();
+  beside_of_.clear();
+  sum_begin_ = repeats_;
+  return repeats_ - first;
 }
 
 std::size_t RowDecisions::memory_bytes() const {
-  return bytes_of(features, cuts, rank_feature, rank_bound, value_feature, value_bound, flipped, nan_left,
-                  repeat_rank_feature, repeat_rank_low, repeat_rank_width, repeat_value_feature, repeat_value_low,
-                  repeat_value_high, nan_along);
+  return bytes_of(columns, cuts, rank_column, rank_bound, value_column, value_bound, flipped, nan_left,
+                  repeat_rank_column, repeat_rank_low, repeat_rank_width, repeat_value_column, repeat_value_low,
+                  repeat_value_high, nan_along, taken_from);
 }
 
 }  // namespace xai::treeshap

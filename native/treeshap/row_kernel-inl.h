@@ -261,11 +261,12 @@ WalkBlock walk_for(std::size_t points) {
 
 void explain_row(const RowPlan& plan, const float* row, double* phi, RowScratch& scratch, const StopToken& stop) {
   const std::size_t outputs = plan.n_outputs;
-  std::fill_n(phi, static_cast<std::size_t>(plan.n_features) * outputs, 0.0);
+  std::fill_n(phi, static_cast<std::size_t>(plan.n_players) * outputs, 0.0);
   const Decide decide = decide_for(plan.decisions, read_row(plan.decisions, row, scratch));
   for (std::size_t s = 0; s < plan.sums.size(); ++s) {
     const RowSum& sum = plan.sums[s];
     decide(plan.decisions, sum, scratch);
+    take_away(plan.decisions, sum, scratch);
     for (std::uint32_t b = sum.block_begin; b < sum.block_end; ++b) {
       stop.throw_if_stopped();
       const RowBlock& block = plan.blocks[b];

@@ -7,7 +7,7 @@ struct RowPlan;
 struct RowScratch;
 class StopToken;
 
-// Attributions of one row of n_features values into `phi` ([feature][output], zeroed by the callee). The plan was
+// Attributions of one row of n_columns values into `phi` ([player][output], zeroed by the callee). The plan was
 // compiled for the instruction set's number of lanes; the scratch was made for the plan and serves one thread at a
 // time. Throws Stopped.
 using ExplainRow = void (*)(const RowPlan& plan, const float* row, double* phi, RowScratch& scratch,

@@ -105,16 +105,18 @@ class Compiler {
 
   void close_sum() {
     if (plan_.sums.empty()) return;
-    decisions_.fill_word();
     RowSum& sum = plan_.sums.back();
+    sum.beside = plan_.decisions.taken_from.size();
+    sum.beside_begin = decisions_.end_sum();
     sum.block_end = static_cast<std::uint32_t>(plan_.blocks.size());
     sum.lane_end = decisions_.lanes();
     sum.repeat_end = decisions_.repeats();
+    sum.beside_begin = sum.repeat_end - sum.beside_begin;
     plan_.most_lanes = std::max(plan_.most_lanes, lanes_in_sum());
     plan_.most_repeats = std::max(plan_.most_repeats, repeats_in_sum());
-    lane_feature_.resize(lanes_in_sum(), RowTotals::kNoFeature);
-    plan_.totals.add_run(std::move(lane_feature_), plan_.lanes == kMaxLanes);
-    lane_feature_.clear();
+    lane_player_.resize(lanes_in_sum(), RowTotals::kNoPlayer);
+    plan_.totals.add_run(std::move(lane_player_), plan_.lanes == kMaxLanes);
+    lane_player_.clear();
   }
 
   // Takes games from `first` on, as many as fit. Returns the first that is left.
@@ -286,7 +288,7 @@ class Compiler {
     for (int lane = 0; lane < plan_.lanes; ++lane) {
       const bool empty = node[lane] == PackedVector::kEmpty;
       decisions_.add_lane(empty ? DecisionWriter::kNoNode : node[lane], flipped >> lane & 1);
-      lane_feature_.push_back(empty ? RowTotals::kNoFeature : nodes_[node[lane]].feature);
+      lane_player_.push_back(empty ? RowTotals::kNoPlayer : forest_.player()[nodes_[node[lane]].column]);
     }
   }
 
@@ -373,7 +375,7 @@ class Compiler {
   std::vector<double> value_, mean_;  // of the games at hand, by node
   std::vector<Game> games_;
   std::map<std::pair<int, bool>, std::uint16_t> rule_of_;  // by number of points with t = 0, and whether that is one
-  std::vector<std::int32_t> lane_feature_;                 // of the sum at hand
+  std::vector<std::int32_t> lane_player_;                  // of the sum at hand
   std::uint16_t rule_ = 0;                                 // of the block at hand
 };
 
@@ -381,14 +383,14 @@ class Compiler {
 
 bool RowPlan::supports(const Forest& forest, const ForestFacts& facts) {
   if (facts.most_distinct > 2 * kMaxPoints) return false;
-  std::vector<bool> used(forest.n_features());
+  std::vector<bool> used(forest.n_columns());
   for (const Node& node : forest.nodes())
-    if (node.kind != NodeKind::kLeaf) used[node.feature] = true;
-  return static_cast<std::size_t>(std::count(used.begin(), used.end(), true)) <= RowDecisions::kMaxFeatures;
+    if (node.kind != NodeKind::kLeaf) used[node.column] = true;
+  return static_cast<std::size_t>(std::count(used.begin(), used.end(), true)) <= RowDecisions::kMaxColumns;
 }
 
 RowPlan::RowPlan(const Forest& forest, const ForestFacts& facts, int vector_lanes)
-    : lanes(vector_lanes), n_features(forest.n_features()), n_outputs(forest.n_outputs()) {
+    : lanes(vector_lanes), n_columns(forest.n_columns()), n_players(forest.n_players()), n_outputs(forest.n_outputs()) {
   Compiler(*this, forest, facts).run();
 }
 
@@ -399,7 +401,7 @@ std::size_t RowPlan::memory_bytes() const {
 }
 
 RowScratch::RowScratch(const RowPlan& plan)
-    : numbers(std::max<std::size_t>(plan.decisions.features.size(), 32)),  // two vectors of 16 are always loaded
+    : numbers(std::max<std::size_t>(plan.decisions.columns.size(), 32)),  // two vectors of 16 are always loaded
       ranks(RowDecisions::kMaxRanked),
       nans(RowDecisions::kMaxRanked),
       left(plan.most_lanes / RowDecisions::kWord),

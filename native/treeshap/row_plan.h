@@ -103,13 +103,15 @@ struct RowSum {
   std::int32_t output;
   std::uint32_t block_begin, block_end;
   std::size_t lane_begin, lane_end, repeat_begin, repeat_end;  // of the decisions, in whole words
+  std::size_t beside_begin;  // within the repeats: what is asked of players' other columns
+  std::size_t beside;        // its part of RowDecisions::taken_from
 };
 
 struct RowPlan {
-  static constexpr int kMaxPoints = 32;     // 65 distinct features on a path
+  static constexpr int kMaxPoints = 32;     // 65 distinct players on a path
   static constexpr std::size_t kAhead = 8;  // forks that may be looked at behind the last
 
-  // Whether each tree's paths and the features used are few enough; the scalar kernel takes the others.
+  // Whether each tree's paths and the columns used are few enough; the scalar kernel takes the others.
   static bool supports(const Forest& forest, const ForestFacts& facts);
 
   // For vectors of `lanes` floats, 4, 8 or 16: an instruction set's kRowLanes (row_kernel.h). `forest` has covers and
@@ -118,7 +120,7 @@ struct RowPlan {
 
   std::size_t memory_bytes() const;
 
-  int lanes, n_features, n_outputs;
+  int lanes, n_columns, n_players, n_outputs;
   RowDecisions decisions;
   std::vector<RowRule> rules;
   std::vector<RowSum> sums;  // each a run of `totals`
@@ -140,7 +142,7 @@ struct RowPlan {
 struct RowScratch {
   explicit RowScratch(const RowPlan& plan);
 
-  AlignedVector<float> numbers;              // the row's, by index in RowDecisions::features
+  AlignedVector<float> numbers;              // the row's, by index in RowDecisions::columns
   AlignedVector<std::uint8_t> ranks, nans;   // likewise; nans: all bits set
   AlignedVector<std::uint64_t> left, along;  // decisions of the sum at hand
   AlignedVector<float> slots, inverses;      // of the block at hand

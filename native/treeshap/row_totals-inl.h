@@ -1,10 +1,10 @@
-// What the lanes hold, added up by feature (row_totals.h says how). Part of the one-row kernel: see row_kernel-inl.h.
+// What the lanes hold, added up by player (row_totals.h says how). Part of the one-row kernel: see row_kernel-inl.h.
 #include "treeshap/row_totals.h"
 
 namespace xai::treeshap::XAI_ISA {
 namespace {
 
-// Adds the attributions of one run, `lanes` of them, to `phi`: by feature, `step` apart.
+// Adds the attributions of one run, `lanes` of them, to `phi`: by player, `step` apart.
 void add_up(const RowTotals& totals, const RowTotals::Run& run, const float* from, std::size_t lanes, double* phi,
             std::size_t step) {
   if constexpr (kHasPicks) {
@@ -14,7 +14,7 @@ void add_up(const RowTotals& totals, const RowTotals::Run& run, const float* fro
       pick(from + lane, entry, sums);
     alignas(Vec) float total[RowTotals::kAccumulators];
     for (std::size_t a = 0; a < RowTotals::kAccumulators; a += kLanes) store(total + a, sums[a / kLanes]);
-    for (std::size_t a = 0; a < RowTotals::kAccumulators; ++a) phi[run.feature[a] * step] += total[a];
+    for (std::size_t a = 0; a < RowTotals::kAccumulators; ++a) phi[run.player[a] * step] += total[a];
   }
   for (std::size_t w = run.window_begin; w < run.window_end; ++w) {
     const RowTotals::Window& window = totals.windows[w];
@@ -27,7 +27,7 @@ void add_up(const RowTotals& totals, const RowTotals::Run& run, const float* fro
       for (; i + 4 <= segment.count; i += 4, lane += 4)
         for (int j = 0; j < 4; ++j) sums[j] += first[lane[j]];
       for (; i < segment.count; ++i) sums[0] += first[*lane++];
-      phi[segment.feature * step] += (sums[0] + sums[1]) + (sums[2] + sums[3]);
+      phi[segment.player * step] += (sums[0] + sums[1]) + (sums[2] + sums[3]);
     }
   }
 }

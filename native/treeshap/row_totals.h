@@ -1,7 +1,7 @@
-// How what the walk of the one-row variant leaves in its lanes gets to its features.
+// How what the walk of the one-row variant leaves in its lanes gets to its players.
 //
-// With 16 lanes, most of it is picked by permutations: 64 accumulators are shared out among the features, and each
-// takes at most one of every 32 lanes. The rest, and all of it with fewer lanes, is listed by feature and added one by
+// With 16 lanes, most of it is picked by permutations: 64 accumulators are shared out among the players, and each
+// takes at most one of every 32 lanes. The rest, and all of it with fewer lanes, is listed by player and added one by
 // one.
 #pragma once
 
@@ -21,7 +21,7 @@ struct RowTotals {
   static constexpr std::size_t kWindowLanes = std::size_t{1} << 16;  // what a listed lane can tell apart
 
   struct Segment {
-    std::uint32_t feature;  // of the model
+    std::uint32_t player;
     std::uint32_t count;
   };
   struct Window {
@@ -31,8 +31,8 @@ struct RowTotals {
   };
   // Lanes that are added up together.
   struct Run {
-    std::size_t picks;                                 // where its part of them begins; one entry for each 32 lanes
-    std::array<std::uint32_t, kAccumulators> feature;  // of the model, by accumulator
+    std::size_t picks;                                // where its part of them begins; one entry for each 32 lanes
+    std::array<std::uint32_t, kAccumulators> player;  // by accumulator
     std::size_t window_begin, window_end;
   };
 
@@ -42,16 +42,16 @@ struct RowTotals {
   std::vector<Segment> segments;
   std::vector<std::uint16_t> listed;  // lanes, from the start of the window
 
-  static constexpr std::int32_t kNoFeature = -1;
+  static constexpr std::int32_t kNoPlayer = -1;
 
-  // Adds a run of lanes of these features. `with_picks` takes a multiple of kPickedLanes of them.
-  void add_run(std::vector<std::int32_t> feature, bool with_picks);
+  // Adds a run of lanes of these players. `with_picks` takes a multiple of kPickedLanes of them.
+  void add_run(std::vector<std::int32_t> player, bool with_picks);
 
   std::size_t memory_bytes() const;
 
  private:
-  void add_picks(std::vector<std::int32_t>& feature, Run& run);
-  void add_window(const std::vector<std::int32_t>& feature, std::size_t first);
+  void add_picks(std::vector<std::int32_t>& player, Run& run);
+  void add_window(const std::vector<std::int32_t>& player, std::size_t first);
 };
 
 }  // namespace xai::treeshap

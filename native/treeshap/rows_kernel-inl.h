@@ -30,11 +30,12 @@ inline __attribute__((always_inline)) Vec choose(Mask mask, float yes, float no)
 struct Walk {
   const RowsSplit* splits;
   const RowsRepeat* repeats;
+  const RowsCondition* conditions;
   const float* factors;
   const float* point;  // of the rule
   int points;
-  const Vec* x;  // by feature
-  Vec* phi;      // by feature
+  const Vec* x;  // by column
+  Vec* phi;      // by column
 };
 
 template <bool kNaN>
@@ -45,16 +46,26 @@ inline __attribute__((always_inline)) Mask goes_left(const Comparison& at, Vec x
 }
 
 template <bool kNaN>
-inline __attribute__((always_inline)) Mask came_along(const RowsRepeat& repeat, Vec x) {
-  Mask along = (x >= repeat.low) & ~(x >= repeat.high);
-  if constexpr (kNaN) along |= (x != x) & (Mask{} - static_cast<std::int32_t>(repeat.nan_along));
+inline __attribute__((always_inline)) Mask holds(const RowsCondition& condition, Vec x) {
+  Mask along = (x >= condition.low) & ~(x >= condition.high);
+  if constexpr (kNaN) along |= (x != x) & (Mask{} - static_cast<std::int32_t>(condition.nan_along));
+  return along;
+}
+
+// `x`: the values of the split's column.
+template <bool kNaN>
+inline __attribute__((always_inline)) Mask came_along(const Walk& walk, const RowsRepeat& repeat, Vec x) {
+  const RowsCondition* condition = walk.conditions + repeat.conditions;
+  const RowsCondition* const end = walk.conditions + repeat.conditions_end;
+  Mask along = holds<kNaN>(*condition, x);
+  while (++condition < end) along &= holds<kNaN>(*condition, walk.x[condition->column]);
   return along;
 }
 
 // H of a bottom: how its value and its feature move with t.
 template <bool kNaN>
 inline __attribute__((always_inline)) Vec bottom(const Walk& walk, const RowsChild& child) {
-  return choose(goes_left<kNaN>(child.at, walk.x[child.at.feature]), child.if_left, child.if_right);
+  return choose(goes_left<kNaN>(child.at, walk.x[child.at.column]), child.if_left, child.if_right);
 }
 
 // Walks the subtree of one split. `product` holds P at each point, times the point's weight; `value` gets U. `kPoints`
@@ -65,9 +76,9 @@ void visit(const Walk& walk, std::uint32_t index, const Vec* product, Vec* value
   const int points = kPoints ? kPoints : walk.points;
   const float* t = walk.point;
   const RowsSplit& split = walk.splits[index];
-  const Vec x = walk.x[split.at.feature];
+  const Vec x = walk.x[split.at.column];
   Vec h = choose(goes_left<kNaN>(split.at, x), 1 - split.ratio, -split.ratio);
-  Vec& phi = walk.phi[split.at.feature];
+  Vec& phi = walk.phi[split.at.column];
 
   if (split.twig) {
     Vec sum = product[0] + split.moment, first = product[0] * t[0];
@@ -81,12 +92,12 @@ void visit(const Walk& walk, std::uint32_t index, const Vec* product, Vec* value
     Vec linear = h * split.difference;
     if (split.left.kind == ChildKind::kBottom) {
       const Vec below = bottom<kNaN>(walk, split.left);
-      walk.phi[split.left.at.feature] += to_left * below;
+      walk.phi[split.left.at.column] += to_left * below;
       slope = below;
     }
     if (split.right.kind == ChildKind::kBottom) {
       const Vec below = bottom<kNaN>(walk, split.right);
-      walk.phi[split.right.at.feature] += to_right * below;
+      walk.phi[split.right.at.column] += to_right * below;
       slope -= below;
       linear += below;
     }
@@ -102,7 +113,7 @@ void visit(const Walk& walk, std::uint32_t index, const Vec* product, Vec* value
   const float* kernel = nullptr;
   if (split.repeat >= 0) {
     const RowsRepeat& repeat = walk.repeats[split.repeat];
-    h = choose(came_along<kNaN>(repeat, x), h, Vec{});
+    h = choose(came_along<kNaN>(walk, repeat, x), h, Vec{});
     tau = walk.factors + repeat.factors;
     kernel = tau + points;
   }
@@ -120,7 +131,7 @@ void visit(const Walk& walk, std::uint32_t index, const Vec* product, Vec* value
         left[q] = slope * t[q] + split.left.expected;
         sum += product[q] * factor[q];
       }
-      walk.phi[split.left.at.feature] += sum * slope;
+      walk.phi[split.left.at.column] += sum * slope;
       break;
     }
     default:  // a leaf
@@ -139,7 +150,7 @@ void visit(const Walk& walk, std::uint32_t index, const Vec* product, Vec* value
         right[q] = slope * t[q] + split.right.expected;
         sum += product[q] - product[q] * factor[q];
       }
-      walk.phi[split.right.at.feature] += sum * slope;
+      walk.phi[split.right.at.column] += sum * slope;
       break;
     }
     default:  // a leaf
@@ -205,15 +216,15 @@ class Scratch {
 
 inline std::size_t least(std::size_t a, std::size_t b) { return a < b ? a : b; }
 
-// One block's inputs, by feature; rows beyond the last repeat it. Returns whether any value is NaN.
+// One block's inputs, by column; rows beyond the last repeat it. Returns whether any value is NaN.
 bool load(const RowsPlan& plan, const float* rows, std::size_t n, Vec* inputs) {
   Mask nan{};
-  for (std::size_t feature = 0; feature < plan.n_used; ++feature) {
-    Vec column;
+  for (std::size_t column = 0; column < plan.n_used; ++column) {
+    Vec x;
     for (int lane = 0; lane < kLanes; ++lane)
-      column[lane] = rows[least(lane, n - 1) * plan.n_features + plan.used_features[feature]];
-    inputs[feature] = column;
-    nan |= column != column;
+      x[lane] = rows[least(lane, n - 1) * plan.n_columns + plan.used_columns[column]];
+    inputs[column] = x;
+    nan |= x != x;
   }
   for (int lane = 0; lane < kLanes; ++lane)
     if (nan[lane]) return true;
@@ -222,11 +233,11 @@ bool load(const RowsPlan& plan, const float* rows, std::size_t n, Vec* inputs) {
 
 // Adds one block's float32 sums to the rows' attributions and begins anew.
 void flush(const RowsPlan& plan, std::size_t n, std::int32_t output, Vec* sums, double* phi) {
-  const std::size_t width = static_cast<std::size_t>(plan.n_features) * plan.n_outputs;
+  const std::size_t width = static_cast<std::size_t>(plan.n_players) * plan.n_outputs;
   for (std::size_t lane = 0; lane < least(n, kLanes); ++lane)
-    for (std::size_t feature = 0; feature < plan.n_used; ++feature)
-      phi[lane * width + static_cast<std::size_t>(plan.used_features[feature]) * plan.n_outputs + output] +=
-          sums[feature][lane];
+    for (std::size_t column = 0; column < plan.n_used; ++column)
+      phi[lane * width + static_cast<std::size_t>(plan.used_players[column]) * plan.n_outputs + output] +=
+          sums[column][lane];
   std::memset(static_cast<void*>(sums), 0, plan.n_used * sizeof(Vec));
 }
 
@@ -235,10 +246,10 @@ void flush(const RowsPlan& plan, std::size_t n, std::int32_t output, Vec* sums, 
 bool explain_rows(const RowsPlan& plan, const float* rows, std::size_t begin, std::size_t end, double* phi,
                   const StopToken& stop) {
   const std::size_t used = plan.n_used;
-  const std::size_t width = static_cast<std::size_t>(plan.n_features) * plan.n_outputs;
+  const std::size_t width = static_cast<std::size_t>(plan.n_players) * plan.n_outputs;
   const std::size_t blocks = (least(end - begin, kTileRows) + kLanes - 1) / kLanes;
   std::memset(phi + begin * width, 0, (end - begin) * width * sizeof(double));
-  // By block, then feature.
+  // By block, then column.
   Scratch scratch(2 * blocks * used);
   Vec *const inputs = scratch.data(), *const sums = inputs + blocks * used;
   std::memset(static_cast<void*>(sums), 0, blocks * used * sizeof(Vec));
@@ -248,15 +259,15 @@ bool explain_rows(const RowsPlan& plan, const float* rows, std::size_t begin, st
     const std::size_t n = least(end - tile, kTileRows), n_blocks = (n + kLanes - 1) / kLanes;
     for (std::size_t block = 0; block < n_blocks; ++block)
       has_nan[block] =
-          load(plan, rows + (tile + block * kLanes) * plan.n_features, n - block * kLanes, inputs + block * used);
+          load(plan, rows + (tile + block * kLanes) * plan.n_columns, n - block * kLanes, inputs + block * used);
     std::size_t summed = 0;
     for (std::size_t tree = 0; tree < plan.n_trees; ++tree) {
       const RowsTree& game = plan.tree_data[tree];
       const RowsRule& rule = plan.rule_data[game.rule];
       const Start plain = start_for<false>(rule.points), with_nan = start_for<true>(rule.points);
       for (std::size_t block = 0; block < n_blocks; ++block) {
-        const Walk walk{plan.split_data, plan.repeat_data,      plan.factor_data,   rule.point,
-                        rule.points,     inputs + block * used, sums + block * used};
+        const Walk walk{plan.split_data, plan.repeat_data, plan.condition_data,   plan.factor_data,
+                        rule.point,      rule.points,      inputs + block * used, sums + block * used};
         (has_nan[block] ? with_nan : plain)(walk, game.root, rule.weight);
         if (stop.stop_requested()) return false;
       }

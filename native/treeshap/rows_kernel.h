@@ -8,8 +8,8 @@ namespace xai::treeshap {
 struct RowsPlan;
 class StopToken;
 
-// Attributions of rows [begin, end) of `rows` (row-major, n_features columns) into `phi` (row-major
-// [row][feature][output], zeroed by the callee). Returns false when the token asked it to stop, `phi` half-written.
+// Attributions of rows [begin, end) of `rows` (row-major, n_columns of them) into `phi` (row-major
+// [row][player][output], zeroed by the callee). Returns false when the token asked it to stop, `phi` half-written.
 using ExplainRows = bool (*)(const RowsPlan& plan, const float* rows, std::size_t begin, std::size_t end, double* phi,
                              const StopToken& stop);
 

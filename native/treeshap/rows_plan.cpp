@@ -25,13 +25,14 @@ class RowsPlan::Compiler {
         facts_(facts),
         value_(nodes_.size()),
         mean_(nodes_.size()) {
-    dense_.assign(forest.n_features(), 0);
+    dense_.assign(forest.n_columns(), 0);
     for (const Node& node : nodes_)
-      if (node.kind != NodeKind::kLeaf) dense_[node.feature] = 1;
-    for (std::uint32_t feature = 0; feature < dense_.size(); ++feature)
-      if (dense_[feature]) {
-        dense_[feature] = static_cast<std::uint32_t>(plan_.features_.size());
-        plan_.features_.push_back(feature);
+      if (node.kind != NodeKind::kLeaf) dense_[node.column] = 1;
+    for (std::uint32_t column = 0; column < dense_.size(); ++column)
+      if (dense_[column]) {
+        dense_[column] = static_cast<std::uint32_t>(plan_.columns_.size());
+        plan_.columns_.push_back(column);
+        plan_.players_.push_back(static_cast<std::uint32_t>(forest.player()[column]));
       }
   }
 
@@ -83,7 +84,7 @@ class RowsPlan::Compiler {
   }
 
   Comparison comparison(const Node& node) const {
-    return {upper_bound_of_left(node), dense_[node.feature], node.nan_left};
+    return {upper_bound_of_left(node), dense_[node.column], node.nan_left};
   }
 
   RowsChild add_child(std::uint32_t index) {
@@ -119,7 +120,7 @@ class RowsPlan::Compiler {
     // At t = 0 the kernel K is z / z^2; where z is 0 nothing reaches.
     split.constant =
         at_zero > 0 ? static_cast<float>(at_zero * (mean_[node.left] - mean_[node.right]) / facts.merged) : 0.0F;
-    split.repeat = facts.repeated ? add_repeat(facts) : -1;
+    split.repeat = facts.repeated ? add_repeat(index) : -1;
     split.left = add_child(node.left);
     split.right = add_child(node.right);
     const bool left_bottom = split.left.kind == ChildKind::kBottom,
@@ -133,10 +134,15 @@ class RowsPlan::Compiler {
     return self;
   }
 
-  std::int32_t add_repeat(const PathFacts& facts) {
+  std::int32_t add_repeat(std::uint32_t index) {
+    const PathFacts& facts = facts_.node[index];
     const auto self = static_cast<std::int32_t>(plan_.repeats_.size());
-    plan_.repeats_.push_back(
-        {facts.low, facts.high, facts.nan_along, static_cast<std::uint32_t>(plan_.factors_.size())});
+    const auto first = static_cast<std::uint32_t>(plan_.conditions_.size());
+    plan_.conditions_.push_back({facts.low, facts.high, dense_[nodes_[index].column], facts.nan_along});
+    for (const PathCondition& other : facts_.others(index))
+      plan_.conditions_.push_back({other.low, other.high, dense_[other.column], other.nan_along});
+    plan_.repeats_.push_back({first, static_cast<std::uint32_t>(plan_.conditions_.size()),
+                              static_cast<std::uint32_t>(plan_.factors_.size())});
     const double z = facts.merged;
     for (double t : points_[rule_]) plan_.factors_.push_back(static_cast<float>(t / (z + t * (1 - z))));
     for (double t : points_[rule_]) {
@@ -151,7 +157,7 @@ class RowsPlan::Compiler {
   const Forest& forest_;
   const ForestFacts& facts_;
   std::vector<double> value_, mean_;  // of the output at hand, by node
-  std::vector<std::uint32_t> dense_;  // by feature: its index in plan_.features_
+  std::vector<std::uint32_t> dense_;  // by column: its index in plan_.columns_
   std::map<std::pair<int, bool>, std::uint16_t> rule_of_;
   std::vector<std::vector<double>> points_;  // by rule, in float64
   std::uint16_t rule_ = 0;
@@ -162,24 +168,28 @@ bool RowsPlan::supports(const Forest& forest, const ForestFacts& facts) {
 }
 
 RowsPlan::RowsPlan(const Forest& forest, const ForestFacts& facts)
-    : n_features(forest.n_features()), n_outputs(forest.n_outputs()) {
+    : n_columns(forest.n_columns()), n_players(forest.n_players()), n_outputs(forest.n_outputs()) {
   Compiler compiler(*this, forest, facts);
   for (std::size_t tree = 0; tree < forest.n_trees(); ++tree) compiler.add_tree(tree);
   std::stable_sort(trees_.begin(), trees_.end(),
                    [](const RowsTree& a, const RowsTree& b) { return a.output < b.output; });
-  n_used = features_.size();
+  n_used = columns_.size();
   n_trees = trees_.size();
-  used_features = features_.data();
+  used_columns = columns_.data();
+  used_players = players_.data();
   tree_data = trees_.data();
   rule_data = rules_.data();
   split_data = splits_.data();
   repeat_data = repeats_.data();
+  condition_data = conditions_.data();
   factor_data = factors_.data();
 }
 
 std::size_t RowsPlan::memory_bytes() const {
-  return splits_.size() * sizeof(RowsSplit) + repeats_.size() * sizeof(RowsRepeat) + factors_.size() * sizeof(float) +
-         trees_.size() * sizeof(RowsTree) + rules_.size() * sizeof(RowsRule) + features_.size() * sizeof(std::uint32_t);
+  return splits_.size() * sizeof(RowsSplit) + repeats_.size() * sizeof(RowsRepeat) +
+         conditions_.size() * sizeof(RowsCondition) + factors_.size() * sizeof(float) +
+         trees_.size() * sizeof(RowsTree) + rules_.size() * sizeof(RowsRule) +
+         (columns_.size() + players_.size()) * sizeof(std::uint32_t);
 }
 
 }  // namespace xai::treeshap

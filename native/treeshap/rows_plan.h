@@ -27,7 +27,7 @@ namespace xai::treeshap {
 // `nan_left` says. The threshold is NaN where all values go left.
 struct Comparison {
   float threshold;
-  std::uint32_t feature;  // index into RowsPlan::used_features
+  std::uint32_t column;  // index into RowsPlan::used_columns
   bool nan_left;
 };
 
@@ -42,12 +42,19 @@ struct RowsChild {
   std::uint32_t split;      // split: index into RowsPlan::split_data
 };
 
-// Limits that a later split on a feature knows from those above it: a row came along when value >= low and not
-// value >= high. `tau` and `kernel` follow in RowsPlan::factor_data, `points` of each.
-struct RowsRepeat {
+// What the splits above ask of a column: a row came along when value >= low and not value >= high.
+struct RowsCondition {
   float low, high;
+  std::uint32_t column;
   bool nan_along;
-  std::uint32_t factors;  // index into RowsPlan::factor_data
+};
+
+// What a later split on a player knows from those above it: what they ask of its column, which come first in
+// RowsPlan::condition_data, and of the player's other columns. `tau` and `kernel` follow in RowsPlan::factor_data,
+// `points` of each.
+struct RowsRepeat {
+  std::uint32_t conditions, conditions_end;  // indices into RowsPlan::condition_data
+  std::uint32_t factors;                     // index into RowsPlan::factor_data
 };
 
 struct RowsSplit {
@@ -57,7 +64,7 @@ struct RowsSplit {
   float difference;     // twig: E_left - E_right
   float mean;           // twig: U at t = 0
   float moment;         // twig: what the t = 0 point adds to the sum of P
-  std::int32_t repeat;  // index into RowsPlan::repeat_data, -1: first split on its feature
+  std::int32_t repeat;  // index into RowsPlan::repeat_data, -1: first split on its player
   bool twig;
   RowsChild left, right;
 };
@@ -92,23 +99,26 @@ class RowsPlan {
   std::size_t memory_bytes() const;
 
   // Plain pointers, so that kernels need no inline function of another object (see rows_kernel-inl.h).
-  int n_features, n_outputs;
+  int n_columns, n_players, n_outputs;
   std::size_t n_used, n_trees;
-  const std::uint32_t* used_features;  // the features that any split uses, ascending
-  const RowsTree* tree_data;           // by output
+  const std::uint32_t* used_columns;  // that any split compares, ascending
+  const std::uint32_t* used_players;  // theirs
+  const RowsTree* tree_data;          // by output
   const RowsRule* rule_data;
   const RowsSplit* split_data;
   const RowsRepeat* repeat_data;
+  const RowsCondition* condition_data;
   const float* factor_data;
 
  private:
   class Compiler;
 
-  std::vector<std::uint32_t> features_;
+  std::vector<std::uint32_t> columns_, players_;
   std::vector<RowsTree> trees_;
   std::vector<RowsRule> rules_;
   std::vector<RowsSplit> splits_;
   std::vector<RowsRepeat> repeats_;
+  std::vector<RowsCondition> conditions_;
   std::vector<float> factors_;
 };
 

@@ -18,15 +18,15 @@ N = 5
 forest_strategy = st.lists(forests.trees(N, max_depth=4), min_size=1, max_size=4)
 
 
-def interactions(trees, row):
-    return _treeshap.InteractionsPlan(forests.forest(trees, len(row))).explain(row[None])[0, :, :, 0]
+def interactions(trees, row, players=None):
+    return _treeshap.InteractionsPlan(forests.forest(trees, len(row), players)).explain(row[None])[0, :, :, 0]
 
 
-def brute_force(trees, row):
-    """Half the Shapley interaction index off the diagonal, the rest of the attribution on it: (features, features)."""
-    n = len(row)
+def brute_force(trees, row, players):
+    """Half the Shapley interaction index off the diagonal, the rest of the attribution on it: (players, players)."""
+    n = oracles.n_players(len(row), players)
     value = {
-        frozenset(s): sum(oracles.expectation(tree, row, frozenset(s)) for tree in trees)
+        frozenset(s): sum(oracles.expectation(tree, row, frozenset(s), players) for tree in trees)
         for size in range(n + 1)
         for s in itertools.combinations(range(n), size)
     }
@@ -38,13 +38,14 @@ def brute_force(trees, row):
             for s in map(frozenset, itertools.combinations(others, size)):
                 both, first, second = value[s | {i, j}], value[s | {i}], value[s | {j}]
                 matrix[i, j] += weight * (both - first - second + value[s]) / 2
-    return matrix + np.diag(oracles.brute_force(trees, row) - matrix.sum(axis=1))
+    return matrix + np.diag(oracles.brute_force(trees, row, players) - matrix.sum(axis=1))
 
 
 @settings(max_examples=100, deadline=None)
-@given(trees=forest_strategy, row=forests.rows(N))
-def test_interactions_agree_with_brute_force(trees, row):
-    np.testing.assert_allclose(interactions(trees, row), brute_force(trees, row), rtol=0, atol=1e-9 * scale(trees))
+@given(trees=forest_strategy, row=forests.rows(N), players=forests.players(N))
+def test_interactions_agree_with_brute_force(trees, row, players):
+    got, expected = interactions(trees, row, players), brute_force(trees, row, players)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-9 * scale(trees))
 
 
 @settings(max_examples=100, deadline=None)

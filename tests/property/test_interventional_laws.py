@@ -25,28 +25,30 @@ def tolerance(trees, cap) -> float:
     return (1e-9 if cap == NO_TABLES else 1e-6) * scale(trees)
 
 
-def brute_force(trees, row, background):
-    """Shapley's formula, v(S) the mean margin of the background with the row's values on S: (features,)."""
+def brute_force(trees, row, background, players):
+    """Shapley's formula, v(S) the mean margin of the background with the row's values on S: (players,)."""
 
     def value(subset):
+        columns = [f for f in range(len(row)) if oracles.player_of(f, players) in subset]
         mixed = background.copy()
-        mixed[:, list(subset)] = row[list(subset)]
+        mixed[:, columns] = row[columns]
         return float(np.mean([oracles.margin(trees, b) for b in mixed]))
 
-    return oracles.shapley(len(row), value)
+    return oracles.shapley(oracles.n_players(len(row), players), value)
 
 
-def plan_of(trees, background, cap, isa=""):
-    return _treeshap.InterventionalPlan(forests.forest(trees, background.shape[1]), background, cap, isa=isa)
+def plan_of(trees, background, cap, isa="", players=None):
+    forest = forests.forest(trees, background.shape[1], players)
+    return _treeshap.InterventionalPlan(forest, background, cap, isa=isa)
 
 
-@settings(max_examples=100, deadline=None)
-@given(trees=forest_strategy, row=forests.rows(N), background=background_strategy)
-def test_both_forms_agree_with_brute_force(trees, row, background):
-    expected = brute_force(trees, row, background)
+@settings(max_examples=150, deadline=None)
+@given(trees=forest_strategy, row=forests.rows(N), background=background_strategy, players=forests.players(N))
+def test_both_forms_agree_with_brute_force(trees, row, background, players):
+    expected = brute_force(trees, row, background, players)
     base = np.mean([oracles.margin(trees, b) for b in background])
     for cap, isa in itertools.product((TABLES, NO_TABLES), _treeshap.supported_isas()):
-        plan = plan_of(trees, background, cap, isa)
+        plan = plan_of(trees, background, cap, isa, players)
         np.testing.assert_allclose(plan.explain(row[None])[0, :, 0], expected, rtol=0, atol=tolerance(trees, cap))
         assert plan.base_values[0] == pytest.approx(base, abs=1e-9 * scale(trees))
 

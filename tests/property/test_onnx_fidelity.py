@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests import forests
+from tests import forests, oracles
 from xai_service.errors import ModelError
 from xai_service.model.onnx_trees import parse_model, read_forest
 from xai_service.model.session import OrtPredictor
@@ -39,7 +39,7 @@ THRESHOLDS = [
 ]
 N = 2
 ROWS = np.array(list(itertools.product([*THRESHOLDS, np.nan], repeat=N)), np.float32)  # each pair of values
-MODES = ["BRANCH_LT", "BRANCH_LEQ", "BRANCH_GT", "BRANCH_GTE"]
+MODES = ["BRANCH_LT", "BRANCH_LEQ", "BRANCH_GT", "BRANCH_GTE", "BRANCH_EQ", "BRANCH_NEQ"]
 
 # Whole numbers, few and small enough that float32 adds them without rounding, in any order.
 numbers = st.integers(-64, 64).map(float)
@@ -160,6 +160,56 @@ def test_each_comparison_at_each_threshold(mode: str, missing: int, threshold: f
     attributes |= {"nodes_modes": [mode, "LEAF", "LEAF"], "nodes_missing_value_tracks_true": [missing, 0, 0]}
     model = forests.onnx_model(attributes, N)
     np.testing.assert_array_equal(read_forest(model).predict(ROWS), serve(model, ROWS))
+
+
+def chain(categories: list[float], missing: list[int]) -> dict[str, Any]:
+    """As converters write sets: feature 1 at the root; below it a chain on feature 0 that shares its true child."""
+    n, end = (
+        len(categories),
+        1 + len(categories),
+    )  # nodes: root, chain, its two children, the root's other
+    attributes = forests.ensemble_attributes([("split", 1, 0.5, "<", False, ("leaf", 7, 4), ("leaf", 2, 9))], N)
+    covers = [9.0, *(float(i) for i in range(n, 1, -1))]  # of the chain only its first counts
+    return attributes | {
+        "nodes_treeids": [0] * (end + 3),
+        "nodes_nodeids": list(range(end + 3)),
+        "nodes_featureids": [1] + [0] * (end + 2),
+        "nodes_modes": ["BRANCH_LT", *["BRANCH_EQ"] * n, "LEAF", "LEAF", "LEAF"],
+        "nodes_values": [0.5, *categories, 0.0, 0.0, 0.0],
+        "nodes_truenodeids": [1, *[end] * n, 0, 0, 0],
+        "nodes_falsenodeids": [end + 2, *range(2, end), end + 1, 0, 0, 0],
+        "nodes_missing_value_tracks_true": [0, *missing, 0, 0, 0],
+        "nodes_hitrates": [18.0, *covers, 7.0, 2.0, 9.0],
+        "target_treeids": [0] * 3,
+        "target_nodeids": [end, end + 1, end + 2],
+        "target_ids": [0] * 3,
+        "target_weights": [3.0, -5.0, 11.0],
+    }
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    links=st.lists(
+        st.tuples(st.one_of(st.integers(-3, 70).map(float), st.sampled_from(THRESHOLDS)), st.integers(0, 1)),
+        min_size=1,
+        max_size=40,
+    )
+)
+def test_a_chain_of_categories_is_one_split(links: list[tuple[float, int]]) -> None:
+    categories, missing = map(list, zip(*links, strict=True))
+    model = forests.onnx_model(chain(categories, missing), N)
+    forest = read_forest(model)
+    assert (forest.n_nodes, forest.max_depth) == (5, 2)
+    first = np.array([*THRESHOLDS, np.nan, 1e9, -1e9, *range(-4, 72), *(i + 0.5 for i in range(-4, 72))], np.float32)
+    rows = np.stack([first, np.resize(np.array([0, 1, np.nan], np.float32), len(first))], axis=1)
+    np.testing.assert_array_equal(forest.predict(rows), serve(model, rows))
+    # What it means: Shapley's values of a split on the whole set.
+    values, nan_left = tuple(np.float32(categories).tolist()), any(missing)
+    below = ("split", 0, values, "in", nan_left, ("leaf", 3.0, 7.0), ("leaf", -5.0, 2.0))
+    tree = ("split", 1, 0.5, "<", False, below, ("leaf", 11.0, 9.0))
+    phi = TreeExplainer(model).shap_values(rows)
+    for row, got in zip(rows[::5], phi[::5], strict=True):
+        np.testing.assert_allclose(got, oracles.brute_force([tree], row), rtol=0, atol=1e-5)
 
 
 TREE = forests.SMALL_TREE

@@ -26,18 +26,18 @@ KERNELS = {
 }
 
 
-def explain(trees, rows, kernel="scalar-f64"):
-    explainer = _treeshap.PathDependentExplainer(forests.forest(trees, rows.shape[1]), **KERNELS[kernel][0])
+def explain(trees, rows, kernel="scalar-f64", players=None):
+    explainer = _treeshap.PathDependentExplainer(forests.forest(trees, rows.shape[1], players), **KERNELS[kernel][0])
     return explainer.explain(rows)[:, :, 0], float(explainer.base_values[0])
 
 
-@settings(max_examples=150, deadline=None)
-@given(trees=forest_strategy, row=forests.rows(N))
-def test_kernel_reference_and_brute_force_agree(trees, row):
-    exact, reference = oracles.brute_force(trees, row), oracles.reference(trees, row)
+@settings(max_examples=300, deadline=None)
+@given(trees=forest_strategy, row=forests.rows(N), players=forests.players(N))
+def test_kernel_reference_and_brute_force_agree(trees, row, players):
+    exact, reference = oracles.brute_force(trees, row, players), oracles.reference(trees, row, players)
     np.testing.assert_allclose(reference, exact, rtol=0, atol=1e-9 * scale(trees))
     for kernel, (_, tolerance) in KERNELS.items():
-        phi, base = explain(trees, row[None], kernel)
+        phi, base = explain(trees, row[None], kernel, players)
         np.testing.assert_allclose(phi[0], exact, rtol=0, atol=tolerance * scale(trees), err_msg=kernel)
         assert base == pytest.approx(oracles.base_value(trees, N), abs=1e-9 * scale(trees))
 
@@ -60,9 +60,9 @@ def test_attributions_add_to_the_margin_and_unused_features_get_none(trees, row)
 @settings(max_examples=60, deadline=None)
 @given(trees=forest_strategy, rows=st.lists(forests.rows(N), min_size=2, max_size=9), data=st.data())
 def test_a_rows_bits_do_not_depend_on_its_neighbours_or_on_the_threads(trees, rows, data):
-    rows = np.array(rows)
+    rows, players = np.array(rows), data.draw(forests.players(N))
     isa, variant = data.draw(st.sampled_from(ISAS)), data.draw(st.sampled_from(["rows-f32", "row-f32"]))
-    plan = _treeshap.PathDependentExplainer(forests.forest(trees, N), isa=isa, variant=variant)
+    plan = _treeshap.PathDependentExplainer(forests.forest(trees, N, players), isa=isa, variant=variant)
     together = plan.explain(rows)
     order = np.array(data.draw(st.permutations(range(len(rows)))))
     alone = np.concatenate([plan.explain(rows[i : i + 1]) for i in range(len(rows))])
@@ -75,14 +75,16 @@ def test_a_rows_bits_do_not_depend_on_its_neighbours_or_on_the_threads(trees, ro
 @pytest.mark.parametrize(
     ("depth", "n_features", "chain"), [(35, 60, True), (35, 9, True), (9, 40, False), (120, 150, True)]
 )
-def test_deep_trees_against_the_reference(depth, n_features, chain):
+@pytest.mark.parametrize("grouped", [False, True])
+def test_deep_trees_against_the_reference(depth, n_features, chain, grouped):
     rng = np.random.default_rng(depth)
+    players = rng.integers(0, n_features // 2, n_features).tolist() if grouped else None
     trees = [forests.random_tree(rng, n_features, depth, chain=chain) for _ in range(2)]
     rows = rng.normal(size=(3, n_features)).astype(np.float32)
     rows[1, ::3] = np.nan
-    expected = [oracles.reference(trees, row) for row in rows]
+    expected = [oracles.reference(trees, row, players) for row in rows]
     for isa in ISAS:
-        explainer = _treeshap.PathDependentExplainer(forests.forest(trees, n_features), isa=isa)
+        explainer = _treeshap.PathDependentExplainer(forests.forest(trees, n_features, players), isa=isa)
         for copies in (1, 8):  # few rows, and many: whichever variant takes such deep trees
             variant = explainer.variant_for(copies * len(rows))
             tolerance = (1e-9 if variant == "scalar-f64" else 1e-6) * scale(trees)

@@ -27,6 +27,15 @@ def build(**changes: Any) -> _treeshap.Forest:
     return _treeshap.Forest(**{**GOOD, **changes})
 
 
+# What makes the first tree's node 2 ask whether its feature is one of three values.
+SETS = {
+    "kind": np.where(np.arange(10) == 2, 3, GOOD["kind"]).astype(np.uint8),
+    "set_begin": np.r_[np.zeros(3), np.full(8, 3)].astype(np.int64),
+    "set_value": np.array([1, 2, 7], np.float32),
+}
+GROUPED = {**GOOD, **SETS, "player": np.array([0, 1, 0])}
+
+
 def at(name: str, index: int, value: Any) -> dict[str, Any]:
     array = GOOD[name].copy()
     array[index] = value
@@ -88,7 +97,15 @@ def test_a_forest_keeps_nothing_of_its_arrays() -> None:
         ({"tree_begin": np.array([0, -HUGE, 10])}, "tree_begin must not fall"),
         (at("weight_begin", 3, HUGE), "weight_begin must not fall"),
         (at("weight_begin", 0, -1), "weight_begin must run from 0"),
-        (at("kind", 3, 3), "tree 0, node 3: kind 3 is not known"),
+        (at("kind", 3, 4), "tree 0, node 3: kind 4 is not known"),
+        (at("kind", 2, 3), "tree 0, node 2: its set is empty"),
+        ({**SETS, "set_begin": SETS["set_begin"][:-1]}, "set_begin has 10 entries where 11 are due"),
+        ({**SETS, "set_value": SETS["set_value"][:-1]}, "set_begin must run from 0 to 2"),
+        ({**SETS, "set_value": np.array([1, np.nan, 2], np.float32)}, "a set holds NaN"),
+        ({**SETS, "kind": GOOD["kind"]}, "tree 0, node 2: has a set, but compares with a threshold"),
+        ({"player": np.array([0, 1])}, "player has 2 entries where 3 are due"),
+        ({"player": np.array([0, 3, 1])}, "a player is 3, must be from 0 to 2"),
+        ({"player": np.array([0, -HUGE, 1])}, "a player is -9223372036854775807"),
         (at("feature", 5, N), "tree 1, node 0: splits on feature 3 of 3"),
         (at("feature", 5, -1), "splits on feature -1"),
         (at("feature", 5, -HUGE), "splits on feature -9223372036854775807"),
@@ -123,7 +140,7 @@ def test_each_wrong_entry_is_named(changes: dict[str, Any], says: str) -> None:
 @given(
     changes=st.lists(
         st.tuples(
-            st.sampled_from(sorted(name for name in GOOD if isinstance(GOOD[name], np.ndarray))),
+            st.sampled_from(sorted(name for name in GROUPED if isinstance(GROUPED[name], np.ndarray))),
             st.integers(0, 10),
             st.one_of(st.integers(-2, 11), st.sampled_from([HUGE, -HUGE - 1, 1 << 32, (1 << 32) - 1])),
         ),
@@ -132,7 +149,7 @@ def test_each_wrong_entry_is_named(changes: dict[str, Any], says: str) -> None:
     )
 )
 def test_any_numbers_are_refused_or_harmless(changes: list[tuple[str, int, int]]) -> None:
-    arrays = dict(GOOD)
+    arrays = dict(GROUPED)
     for name, index, value in changes:
         array = arrays[name].copy()
         array[index % len(array)] = np.array(value).astype(array.dtype)
@@ -156,7 +173,9 @@ def test_any_numbers_are_refused_or_harmless(changes: list[tuple[str, int, int]]
         ("kind", GOOD["kind"].astype(np.int64)),
         ("feature", GOOD["feature"].astype(np.int32)),
         ("feature", GOOD["feature"].astype(np.float64)),
-        ("threshold", GOOD["threshold"].astype(np.float64)),
+        ("threshold", GOOD["threshold"].astype(np.float32)),
+        ("set_value", np.zeros(1)),
+        ("player", np.zeros(3, np.int32)),
         ("cover", GOOD["cover"].astype(np.float32)),
         ("cover", None),
         ("weight", GOOD["weight"].tolist()),

@@ -242,3 +242,21 @@ def test_interaction_values_of_several_outputs_and_of_a_background() -> None:
     np.testing.assert_allclose(values.sum(axis=2), explainer.shap_values(ROWS), rtol=0, atol=1e-6)
     with pytest.raises(ValueError, match="without a background"):
         TreeExplainer(MODEL, background=ROWS).shap_interaction_values(ROWS)
+
+
+def test_columns_of_one_player_get_one_value() -> None:
+    explainer = TreeExplainer(MODEL, players=[1, 0, 1, 1])
+    assert (explainer.n_features, explainer.n_players) == (N, 2)
+    phi = explainer.shap_values(ROWS)
+    assert phi.shape == (len(ROWS), 2)
+    for row, got in zip(ROWS, phi, strict=True):
+        np.testing.assert_allclose(got, oracles.brute_force(TREES, row, [1, 0, 1, 1]), rtol=0, atol=1e-5)
+    assert explainer.shap_interaction_values(ROWS).shape == (len(ROWS), 2, 2)
+    against = TreeExplainer(MODEL, background=ROWS[2:], players=np.array([1, 0, 1, 1]))
+    assert against.shap_values(ROWS).shape == (len(ROWS), 2)
+
+
+@pytest.mark.parametrize("players", [[0, 1, 2], [0, 1, 3, 3], [-1, 0, 1, 2], [0.0, 1.0, 2.0, 3.0], [[0, 1, 2, 3]], 5])
+def test_players_that_make_no_sense(players: Any) -> None:
+    with pytest.raises(ValueError, match="players"):
+        TreeExplainer(MODEL, players=players)

@@ -9,8 +9,11 @@ must give each leaf exactly one. Missing-value flags other than 0 and 1 and tree
 by others, so they are refused too. With several targets, ONNX Runtime drops a target's base value on rows that reach no
 weight of that target: such a target must have a tree whose leaves all weigh on it.
 
+A split on one category is ``BRANCH_EQ`` or ``BRANCH_NEQ``; the kernel takes chains of them for sets.
+
 NaN: ONNX Runtime compares first (false for NaN), then takes the true branch if ``nodes_missing_value_tracks_true`` says
-so. ``>`` and ``>=`` are read as ``<=`` and ``<`` with the branches exchanged, NaN's route with them.
+so. ``>`` and ``>=`` are read as ``<=`` and ``<`` with the branches exchanged, NaN's route with them; ``!=`` likewise as
+``==``, but holds for NaN, which so takes the true branch whatever the flag says.
 """
 
 from __future__ import annotations
@@ -26,11 +29,13 @@ from xai_service import _treeshap
 from xai_service.errors import InvalidModel
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 MAX_MODEL_BYTES = 1 << 30
 
-_LEAF, _LESS, _LESS_EQUAL = 0, 1, 2
+_LEAF, _LESS, _LESS_EQUAL, _MEMBER = 0, 1, 2, 3
 # mode: (kind, whether the branches are exchanged)
 _MODES = {
     b"LEAF": (_LEAF, False),
@@ -38,6 +43,8 @@ _MODES = {
     b"BRANCH_LEQ": (_LESS_EQUAL, False),
     b"BRANCH_GTE": (_LESS, True),
     b"BRANCH_GT": (_LESS_EQUAL, True),
+    b"BRANCH_EQ": (_MEMBER, False),
+    b"BRANCH_NEQ": (_MEMBER, True),
 }
 _ML_DOMAIN = "ai.onnx.ml"
 _ID_LIMIT = 1 << 31  # ids are 32 bits wide in ONNX Runtime
@@ -80,17 +87,25 @@ def parse_model(data: bytes) -> onnx.ModelProto:
     return model
 
 
-def read_forest(model: onnx.ModelProto) -> _treeshap.Forest:
+def read_forest(model: onnx.ModelProto, players: Sequence[int] | None = None) -> _treeshap.Forest:
     """Returns the forest whose margin is the output of the graph's tree ensemble.
+
+    Args:
+        model: the parsed file.
+        players: for each feature the player that it is part of, numbered from 0; ``None``: each its own.
 
     Raises:
         InvalidModel: the graph is not a tree ensemble on the raw input, or its trees are malformed.
+        ValueError: ``players`` are not as many as the features.
     """
     node = _ensemble_node(model)
     attributes = _attributes(node)
     n_features = _input_width(model)
+    if players is not None and len(players) != n_features:
+        raise ValueError(f"players are {len(players)}; the model takes {n_features} features")
     try:
-        return _treeshap.Forest(n_features=n_features, **_raw_forest(attributes))
+        player = np.array([] if players is None else players, np.int64)
+        return _treeshap.Forest(n_features=n_features, player=player, **_raw_forest(attributes))
     except _treeshap.InvalidForest as error:
         raise InvalidModel(f"the tree ensemble is malformed: {error}") from error
 
@@ -191,7 +206,7 @@ def _raw_forest(attributes: dict[str, Any]) -> dict[str, Any]:
         raise InvalidModel("the nodes of a tree must stand side by side (nodes_treeids)")
     run = np.cumsum(np.r_[True, trees[1:] != trees[:-1]]) - 1
     index = _NodeIndex(run, ids, len(starts))
-    inner = kind != _LEAF
+    inner, member = kind != _LEAF, kind == _MEMBER
     true_index, false_index = np.full(n, -1, np.int64), np.full(n, -1, np.int64)
     true_index[inner] = index.find(run[inner], on_true[inner], "nodes_truenodeids")
     false_index[inner] = index.find(run[inner], on_false[inner], "nodes_falsenodeids")
@@ -199,11 +214,13 @@ def _raw_forest(attributes: dict[str, Any]) -> dict[str, Any]:
         "tree_begin": np.r_[starts, n].astype(np.int64),
         "kind": kind,
         "feature": features,
-        "threshold": thresholds,
-        "nan_left": (missing_true ^ exchanged).astype(np.uint8),
+        "threshold": thresholds.astype(np.float64),
+        "nan_left": ((missing_true ^ exchanged) & ~(member & exchanged)).astype(np.uint8),
         "left": np.where(exchanged, false_index, true_index),
         "right": np.where(exchanged, true_index, false_index),
         "cover": covers,
+        "set_begin": np.r_[0, np.cumsum(member)],
+        "set_value": thresholds[member],
         **_outputs(attributes, index, trees[starts], ~inner),
     }
 
@@ -225,8 +242,8 @@ def _kinds(attributes: dict[str, Any], n: int) -> tuple[NDArray[np.uint8], NDArr
     unknown = set(modes) - set(_MODES)
     if unknown:
         raise InvalidModel(
-            f"node modes {sorted(mode[:64] for mode in unknown)[:4]} are not supported (categorical splits are not "
-            f"yet); supported: {sorted(mode.decode() for mode in _MODES)}"
+            f"node modes {sorted(mode[:64] for mode in unknown)[:4]} are not supported; "
+            f"supported: {sorted(mode.decode() for mode in _MODES)}"
         )
     kind = np.array([_MODES[mode][0] for mode in modes], np.uint8)
     return kind, np.array([_MODES[mode][1] for mode in modes], np.bool_)

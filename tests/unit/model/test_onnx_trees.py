@@ -73,7 +73,7 @@ def test_the_good_model_is_good() -> None:
         (at("nodes_featureids", {7: -1}), "tree 1, node 2: splits on feature -1 of 2"),
         (at("nodes_featureids", {0: 1 << 32}), "splits on feature 4294967296 of 2"),
         (at("nodes_values", {2: float("nan")}), "tree 0, node 2: its threshold is NaN"),
-        (at("nodes_modes", {0: "BRANCH_EQ"}), "BRANCH_EQ.* are not supported"),
+        (at("nodes_modes", {0: "BRANCH_MEMBER"}), "BRANCH_MEMBER.* are not supported"),
         (at("nodes_modes", {0: "x" * 10_000}), r"node modes \[b'x{64}'\] are not supported"),
         (at("nodes_missing_value_tracks_true", {0: 2}), "must hold 0 and 1 only"),
         (at("nodes_missing_value_tracks_true", {1: -1}), "must hold 0 and 1 only"),
