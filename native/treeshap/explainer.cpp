@@ -102,21 +102,18 @@ void PathDependentExplainer::explain(Variant variant, const float* rows, std::si
 
 void PathDependentExplainer::explain_singly(const float* rows, std::size_t begin, std::size_t end, double* phi,
                                             const StopToken& stop) const {
+  // Never waits for the lock: in a forked child, a thread that is not there may hold it for ever.
   std::unique_ptr<RowScratch> scratch;
-  {
-    std::lock_guard lock(mutex_);
-    if (!scratch_.empty()) {
-      scratch = std::move(scratch_.back());
-      scratch_.pop_back();
-    }
+  if (const std::unique_lock lock(mutex_, std::try_to_lock); lock && !scratch_.empty()) {
+    scratch = std::move(scratch_.back());
+    scratch_.pop_back();
   }
   if (!scratch) scratch = std::make_unique<RowScratch>(*row_);
   const std::size_t width = static_cast<std::size_t>(n_features_) * n_outputs_;
   const ExplainRow kernel = row_kernel(isa_).explain;
   for (std::size_t row = begin; row < end; ++row)
     kernel(*row_, rows + row * n_features_, phi + row * width, *scratch, stop);
-  std::lock_guard lock(mutex_);
-  scratch_.push_back(std::move(scratch));
+  if (const std::unique_lock lock(mutex_, std::try_to_lock); lock) scratch_.push_back(std::move(scratch));
 }
 
 }  // namespace xai::treeshap
