@@ -56,6 +56,8 @@ class PathDependentExplainer {
 
  private:
   void explain_singly(const float* rows, std::size_t begin, std::size_t end, double* phi, const StopToken& stop) const;
+  std::unique_ptr<RowScratch> take_scratch() const;
+  void give_back(std::unique_ptr<RowScratch> scratch) const;
 
   int n_features_, n_outputs_;
   Isa isa_;
