@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from xai_service.cpus import usable_cpus
 
 
 def _setting(default: Any, text: str) -> Any:
@@ -43,7 +44,9 @@ class ServiceConfig:
     max_message_mib: int = _setting(64, "Largest request in MiB; replies are bounded by the rows they answer.")
     rpc_threads: int = _setting(16, "Requests being worked on at once; each predicts in its own thread.")
     max_waiting_rpcs: int = _setting(256, "Requests waiting for a thread; beyond it requests are refused.")
-    explain_workers: int = _setting(0, "Threads of the explanation kernel; 0: one for each CPU of this process.")
+    explain_workers: int = _setting(
+        0, "Threads of the explanation kernel; 0: one for each CPU of its affinity mask and cgroup quota."
+    )
     max_unrecorded_decisions: int = _setting(
         100_000, "Decisions waiting to be stored, in all requests; beyond it requests are refused."
     )
@@ -85,8 +88,8 @@ class ServiceConfig:
 
     @property
     def kernel_threads(self) -> int:
-        """Threads of the explanation kernel, with 0 resolved to the CPUs this process may run on."""
-        return self.explain_workers or len(os.sched_getaffinity(0))
+        """Threads of the explanation kernel, with 0 resolved to the CPUs this process may use."""
+        return self.explain_workers or usable_cpus()
 
 
 def _is_address(text: str) -> bool:

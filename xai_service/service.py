@@ -25,6 +25,7 @@ from xai_service.lanes import Admission, DeferredLane, wait_until
 from xai_service.ledger.entry import Decision, Explanation, encode_decision
 from xai_service.ledger.ids import new_ids
 from xai_service.ledger.store import Ledger, NewEntry
+from xai_service.model.costs import FEW_ROWS, Pace
 from xai_service.model.repository import ModelEntry, Repository
 from xai_service.model.snapshot import ModelSnapshot
 from xai_service.types import Attributions, Explanations, ExplanationStatus, PredictCall, Prediction, Timings
@@ -60,6 +61,7 @@ class ExplainService:
         self._admission = Admission(config.max_rows_in_flight)
         self._profiles = _Profiles()
         self._reply_cost = ReplyCost()
+        self._paces: dict[tuple[ModelSnapshot, bool], Pace] = {}  # by model and whether the rows are many
         self._deferred = DeferredLane(DeferredExplainer(repository, ledger, self._pool, config.additivity_tolerance))
 
     def start(self) -> None:
@@ -112,8 +114,10 @@ class ExplainService:
     def _predict_and_explain(
         self, model: ModelSnapshot, call: PredictCall, deadline: Deadline
     ) -> tuple[Prediction, Explanations, Timings]:
-        """Runs both at once, and waits for the explanation no longer than the deadline says."""
+        """Runs both at once, and waits for the explanation no longer than the deadline says, if it is worth a try."""
         method = model.method_for(len(call.rows))
+        pace = self._paces.setdefault((model, len(call.rows) >= FEW_ROWS), Pace())
+        calibrated_us = model.costs.explain_us(len(call.rows), self._pool.threads)
 
         def remaining_s() -> float | None:
             return deadline.remaining_s(time.monotonic_ns())
@@ -126,11 +130,23 @@ class ExplainService:
             _log.error("model %s: the kernel failed", model.manifest.name, exc_info=error)
             return unexplained(ExplanationStatus.FAILED, f"the kernel failed: {error}")
 
-        if remaining_s() == 0:
+        left_s = remaining_s()
+        if left_s == 0:
             prediction = model.predict(call.rows)
             return unexplained(
                 ExplanationStatus.DEFERRED, f"the budget of {deadline.budget_ms:.3g} ms left no time for it"
             )
+        # While the prediction runs, the caller waits anyway.
+        if left_s is not None and not pace.fits(
+            calibrated_us, max(left_s * 1e6, model.costs.predict_us(len(call.rows)))
+        ):
+            prediction = model.predict(call.rows)
+            return unexplained(
+                ExplanationStatus.DEFERRED,
+                f"estimated at {pace.estimate_us(calibrated_us) / 1e3:.3g} ms, with {left_s * 1e3:.3g} ms left of the "
+                f"budget of {deadline.budget_ms:.3g} ms",
+            )
+        submitted_ns = time.monotonic_ns()
         try:
             job = model.explain(self._pool, call.rows)
         except (RuntimeError, MemoryError) as error:
@@ -142,6 +158,7 @@ class ExplainService:
         finally:
             job.cancel()
         if not ready:
+            pace.late(calibrated_us, (time.monotonic_ns() - submitted_ns) / 1e3)
             return unexplained(
                 ExplanationStatus.DEFERRED, f"not ready within the budget of {deadline.budget_ms:.3g} ms"
             )
@@ -149,6 +166,7 @@ class ExplainService:
             attributions = Attributions(job.result(), job.started_ns, job.finished_ns)
         except (RuntimeError, MemoryError) as error:  # the kernel's failure does not take the prediction with it
             return kernel_failed(error)
+        pace.ready(calibrated_us, (attributions.finished_ns - submitted_ns) / 1e3)
         explanations = assemble.complete(
             attributions, model.base_values, prediction.margin, method, self._config.additivity_tolerance
         )

@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 
 from xai_service import _treeshap
+from xai_service.cpus import usable_cpus
 from xai_service.errors import InvalidModel, MissingCovers
 from xai_service.model.onnx_trees import parse_model, read_forest
 from xai_service.types import Float32Array, Float64Array, Method
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 _Plan = TypeVar("_Plan")
+_MAX_THREADS = 1024  # the pool's own bound
 
 PathDependentExplainer = _treeshap.PathDependentExplainer
 WorkerPool = _treeshap.WorkerPool
@@ -45,6 +47,30 @@ def compile_explainer(forest: _treeshap.Forest) -> PathDependentExplainer:
 def method_for(explainer: PathDependentExplainer, rows: int) -> Method:
     """Returns what computes the attributions of a batch of so many rows: enough to repeat them bit for bit."""
     return Method("path_dependent_treeshap", explainer.variant_for(rows), explainer.isa)
+
+
+_pools: dict[tuple[int, int], WorkerPool] = {}
+
+
+def _shared_pool(threads: int) -> WorkerPool:
+    """Returns the pool of this size, the same for all explainers of a process.
+
+    A forked child, in which its parent's threads do not run, finds none under its own id and makes one.
+    """
+    key = (os.getpid(), threads)
+    return _pools.get(key) or _pools.setdefault(key, WorkerPool(threads))
+
+
+def _threads_for(n_jobs: int | None) -> int:
+    """Reads ``n_jobs`` as joblib does."""
+    if n_jobs is None:
+        return 1
+    threads = n_jobs if n_jobs > 0 else max(1, usable_cpus() + 1 + n_jobs)
+    if n_jobs == 0 or threads > _MAX_THREADS:
+        raise ValueError(
+            f"n_jobs is {n_jobs}; it may be 1 to {_MAX_THREADS}, or -1 for all CPUs, -2 for all but one ..."
+        )
+    return threads
 
 
 def _compiled(compile_it: Callable[[], _Plan]) -> _Plan:
@@ -84,6 +110,11 @@ class TreeExplainer:
         players: int (features,): for each column the player that it is part of, numbered from 0. Columns of one player
             are known or unknown together, and get one value: ``[0, 1, 1, 1, 2]`` takes columns 1 to 3 for the one-hot
             code of one feature. This is exact; adding up the columns' own values is not. ``None``: each its own.
+        n_jobs: threads that rows are split across, counted as joblib counts them: ``None`` or 1 for the calling thread
+            alone, -1 for one for each CPU that the process may use (its affinity mask and cgroup quota). They are
+            shared by all explainers of the process. The values are the same, bit for bit, for any of it.
+
+    The GIL is dropped during the work. Ctrl-C ends it within some 0.1 s, or the time of some 64 rows if that is longer.
 
     Attributes:
         expected_value: the margin expected before any feature is known: a float, or float64 (outputs,) when there are
@@ -96,7 +127,7 @@ class TreeExplainer:
         InvalidModel: not an ONNX tree ensemble that can be explained; says why.
         MissingCovers: the file carries no covers, and no background is given.
         ValueError: the background is not a matrix of numbers with the model's features, or has too many rows;
-            ``players`` are not one number for each feature, from 0 on without a gap.
+            ``players`` are not one number for each feature, from 0 on without a gap; ``n_jobs`` is 0 or above 1,024.
     """
 
     def __init__(
@@ -105,7 +136,9 @@ class TreeExplainer:
         background: ArrayLike | None = None,
         *,
         players: ArrayLike | None = None,
+        n_jobs: int | None = None,
     ) -> None:
+        self._threads = _threads_for(n_jobs)
         if isinstance(model, (str, os.PathLike)):
             model = Path(model).read_bytes()
         if isinstance(model, bytes):
@@ -145,7 +178,7 @@ class TreeExplainer:
         Raises:
             ValueError: another shape, or values that are no numbers.
         """
-        phi = self._explainer.explain(self._rows(X))
+        phi = self._explainer.explain(self._rows(X), self._pool())
         return phi[:, :, 0] if self.n_outputs == 1 else phi
 
     def shap_interaction_values(self, X: ArrayLike) -> Float64Array:
@@ -163,13 +196,16 @@ class TreeExplainer:
             raise ValueError("interaction values are path-dependent: make an explainer without a background")
         if self._interactions is None:
             self._interactions = _compiled(lambda: _treeshap.InteractionsPlan(self._forest))
-        phi = self._interactions.explain(self._rows(X))
+        phi = self._interactions.explain(self._rows(X), self._pool())
         return phi[:, :, :, 0] if self.n_outputs == 1 else phi
 
     def margin(self, X: ArrayLike) -> Float64Array:
         """Returns the margins summed in float64: (n,), or (n, outputs) when there are several outputs."""
         margin = self._forest.predict(self._rows(X))
         return margin[:, 0] if self.n_outputs == 1 else margin
+
+    def _pool(self) -> WorkerPool | None:
+        return None if self._threads == 1 else _shared_pool(self._threads)
 
     def _rows(self, X: ArrayLike, name: str = "X") -> Float32Array:
         if type(X) is np.ndarray and X.dtype == np.float32 and X.ndim == 2 and X.shape[1] == self.n_features:

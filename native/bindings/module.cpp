@@ -8,6 +8,7 @@
 #include <cmath>
 #include <memory>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "treeshap/explainer.h"
@@ -55,17 +56,75 @@ std::optional<Variant> variant_named(const std::string& name) {
   throw py::value_error("variant '" + name + "' is not known");
 }
 
+// How a batch is cut into portions.
+struct Cut {
+  std::size_t lanes;     // a portion is a multiple of so many rows
+  std::size_t at_once;   // and not more than so many: larger ones are no cheaper
+  std::size_t a_worker;  // portions for each worker: several keep all busy to the end
+
+  std::size_t portion(std::size_t rows, int workers) const {
+    const std::size_t share = rows / (a_worker * static_cast<std::size_t>(workers));
+    return std::clamp((share + lanes - 1) / lanes * lanes, lanes, at_once);
+  }
+};
+
+// What a plan does with a batch: one variant for all of it, so that the cut does not change its bits.
+template <class Explain>
+struct Task {
+  Explain explain;  // rows [begin, end); refers to the plan
+  const char* variant;
+  Cut cut;
+};
+
+template <class Plan>
+auto task_of(const Plan& plan, const char* variant, Cut cut) {
+  const auto run = [&plan](const float* rows, std::size_t begin, std::size_t end, double* phi, const StopToken& stop) {
+    plan.explain(rows, begin, end, phi, stop);
+  };
+  return Task<decltype(run)>{run, variant, cut};
+}
+
+auto task_of(const Explainer& explainer, std::size_t n) {
+  const Variant variant = explainer.variant_for(n);
+  const auto run = [&explainer, variant](const float* rows, std::size_t begin, std::size_t end, double* phi,
+                                         const StopToken& stop) {
+    explainer.explain(variant, rows, begin, end, phi, stop);
+  };
+  return Task<decltype(run)>{run, name_of(variant), variant == Variant::kRows ? Cut{16, 256, 4} : Cut{1, 64, 4}};
+}
+
+auto task_of(const InterventionalPlan& plan, std::size_t) {
+  // Each portion reads all tables, which are more than the caches hold.
+  return task_of(plan, "interventional", plan.n_trees_by_table() > 0 ? Cut{16, 1024, 1} : Cut{1, 64, 4});
+}
+
+auto task_of(const InteractionsPlan& plan, std::size_t) { return task_of(plan, "interactions", Cut{1, 16, 4}); }
+
+// (n, features, outputs), or with the features twice.
+template <class Plan>
+std::vector<py::ssize_t> result_shape(const Plan& plan, py::ssize_t n) {
+  std::vector<py::ssize_t> shape{n, plan.n_players(), plan.n_outputs()};
+  if constexpr (std::is_same_v<Plan, InteractionsPlan>) shape.insert(shape.begin() + 1, plan.n_players());
+  return shape;
+}
+
+std::shared_ptr<std::vector<double>> room_for(const std::vector<py::ssize_t>& shape) {
+  std::size_t size = 1;
+  for (py::ssize_t length : shape) size *= static_cast<std::size_t>(length);
+  return std::make_shared<std::vector<double>>(size);
+}
+
 // An explanation under way on a pool. Owns copies of the rows and the plan, so nothing dangles when it is dropped.
 struct ExplainJob {
   std::shared_ptr<Job> job;
   std::shared_ptr<std::vector<double>> phi;
   std::vector<py::ssize_t> shape;
-  Variant variant;
+  const char* variant;
 
   ~ExplainJob() {
     if (job) job->cancel();
   }
-  ExplainJob(std::shared_ptr<Job> j, std::shared_ptr<std::vector<double>> p, std::vector<py::ssize_t> s, Variant v)
+  ExplainJob(std::shared_ptr<Job> j, std::shared_ptr<std::vector<double>> p, std::vector<py::ssize_t> s, const char* v)
       : job(std::move(j)), phi(std::move(p)), shape(std::move(s)), variant(v) {}
   ExplainJob(const ExplainJob&) = delete;
 
@@ -90,46 +149,85 @@ struct ExplainJob {
   }
 };
 
-std::unique_ptr<ExplainJob> submit(const std::shared_ptr<Explainer>& explainer, WorkerPool& pool, const Rows& rows,
+template <class Plan>
+std::unique_ptr<ExplainJob> submit(const std::shared_ptr<Plan>& plan, WorkerPool& pool, const Rows& rows,
                                    bool deferred) {
-  const std::size_t n = check_rows(rows, explainer->n_features());
+  const std::size_t n = check_rows(rows, plan->n_features());
   if (n == 0) throw py::value_error("a job needs at least one row");
   auto input = std::make_shared<std::vector<float>>(rows.data(), rows.data() + rows.size());
-  std::vector<py::ssize_t> shape{rows.shape(0), explainer->n_players(), explainer->n_outputs()};
-  auto phi = std::make_shared<std::vector<double>>(n * explainer->n_players() * explainer->n_outputs());
-  // One variant for the whole job, whatever its chunks. Small chunks keep workers evenly busy to the end; lanes want
-  // full vectors, and each chunk pays some scratch, so not too small.
-  const Variant variant = explainer->variant_for(n);
-  const std::size_t lanes = variant == Variant::kRows ? 16 : 1;
-  const std::size_t share = n / (4 * static_cast<std::size_t>(pool.threads()));
-  const std::size_t chunk = std::clamp<std::size_t>((share + lanes - 1) / lanes * lanes, lanes, 64);
-  auto job = pool.submit(n, chunk, deferred ? Priority::kDeferred : Priority::kLive,
-                         [explainer, variant, input, phi](std::size_t begin, std::size_t end, const StopToken& stop) {
-                           explainer->explain(variant, input->data(), begin, end, phi->data(), stop);
+  std::vector<py::ssize_t> shape = result_shape(*plan, rows.shape(0));
+  auto phi = room_for(shape);
+  const auto task = task_of(*plan, n);
+  auto job = pool.submit(n, task.cut.portion(n, pool.threads()), deferred ? Priority::kDeferred : Priority::kLive,
+                         [plan, task, input, phi](std::size_t begin, std::size_t end, const StopToken& stop) {
+                           task.explain(input->data(), begin, end, phi->data(), stop);
                          });
-  return std::make_unique<ExplainJob>(std::move(job), std::move(phi), std::move(shape), variant);
+  return std::make_unique<ExplainJob>(std::move(job), std::move(phi), std::move(shape), task.variant);
+}
+
+// How long Ctrl-C may go unnoticed.
+constexpr std::chrono::milliseconds kSignalsEvery{50};
+
+// Runs Python's signal handlers, and throws what one raised. Without the GIL.
+void check_signals() {
+  py::gil_scoped_acquire acquire;
+  if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+}
+
+// All rows in the calling thread. A portion may take longer than kSignalsEvery, but not much: at_once rows.
+template <class Task>
+void run_here(const Task& task, const float* rows, std::size_t n, double* phi) {
+  auto checked = std::chrono::steady_clock::now();
+  for (std::size_t begin = 0; begin < n; begin += task.cut.at_once) {
+    task.explain(rows, begin, std::min(begin + task.cut.at_once, n), phi, StopToken());
+    if (const auto now = std::chrono::steady_clock::now(); now - checked > kSignalsEvery) {
+      check_signals();
+      checked = now;
+    }
+  }
+}
+
+// All rows on the workers. They read the caller's rows, so this does not return before they are through with them.
+template <class Task>
+void run_there(const Task& task, WorkerPool& pool, const float* rows, std::size_t n, double* phi) {
+  const auto job = pool.submit(
+      n, task.cut.portion(n, pool.threads()), Priority::kLive,
+      [&](std::size_t begin, std::size_t end, const StopToken& stop) { task.explain(rows, begin, end, phi, stop); });
+  while (!job->wait_for(kSignalsEvery)) {
+    try {
+      check_signals();
+    } catch (...) {
+      job->cancel();
+      job->wait();
+      throw;
+    }
+  }
+  if (job->state() == JobState::kFailed) std::rethrow_exception(job->error());
+  if (job->state() == JobState::kCancelled) throw std::runtime_error("the pool was closed");
+}
+
+// Attributions of all rows, the GIL dropped meanwhile: on the pool, if there is one and the rows make several portions,
+// else in the calling thread.
+template <class Plan>
+py::array_t<double> explain(const Plan& plan, const Rows& rows, WorkerPool* pool) {
+  const std::size_t n = check_rows(rows, plan.n_features());
+  std::vector<py::ssize_t> shape = result_shape(plan, rows.shape(0));
+  auto phi = room_for(shape);
+  if (n != 0) {
+    const auto task = task_of(plan, n);
+    py::gil_scoped_release release;
+    if (pool && n > task.cut.portion(n, pool->threads()))
+      run_there(task, *pool, rows.data(), n, phi->data());
+    else
+      run_here(task, rows.data(), n, phi->data());
+  }
+  return own(std::move(phi), std::move(shape));
 }
 
 // `n_outputs` base values of any plan.
 template <class Plan>
 py::array_t<double> base_values(const Plan& plan) {
   return own(std::make_shared<std::vector<double>>(plan.base_values()), {plan.n_outputs()});
-}
-
-// All rows in the calling thread, the GIL dropped: (n, players, outputs), or with the players twice.
-template <class Plan, class Explain>
-py::array_t<double> explain(const Plan& plan, const Rows& rows, bool pairs, Explain run) {
-  const std::size_t n = check_rows(rows, plan.n_features());
-  std::vector<py::ssize_t> shape{rows.shape(0), plan.n_players(), plan.n_outputs()};
-  if (pairs) shape.insert(shape.begin() + 1, plan.n_players());
-  std::size_t size = 1;
-  for (py::ssize_t length : shape) size *= static_cast<std::size_t>(length);
-  auto phi = std::make_shared<std::vector<double>>(size);
-  if (n != 0) {
-    py::gil_scoped_release release;
-    run(rows.data(), n, phi->data());
-  }
-  return own(std::move(phi), std::move(shape));
 }
 
 }  // namespace
@@ -221,7 +319,7 @@ PYBIND11_MODULE(_treeshap, m) {
       .def("wait", &ExplainJob::wait, py::arg("timeout_s"))
       .def("cancel", [](const ExplainJob& job) { job.job->cancel(); })
       .def("result", &ExplainJob::result)
-      .def_property_readonly("variant", [](const ExplainJob& job) { return std::string(name_of(job.variant)); })
+      .def_property_readonly("variant", [](const ExplainJob& job) { return std::string(job.variant); })
       .def_property_readonly("cancelled",
                              [](const ExplainJob& job) { return job.job->state() == JobState::kCancelled; })
       .def_property_readonly("started_ns", [](const ExplainJob& job) { return job.job->started_ns(); })
@@ -243,22 +341,16 @@ PYBIND11_MODULE(_treeshap, m) {
       .def("variant_for", [](const Explainer& explainer,
                              std::size_t rows) { return std::string(name_of(explainer.variant_for(rows))); })
       .def_property_readonly("base_values", &base_values<Explainer>)
-      .def(
-          "explain",
-          [](const Explainer& explainer, const Rows& rows) {
-            return explain(explainer, rows, false, [&](const float* data, std::size_t n, double* phi) {
-              explainer.explain(explainer.variant_for(n), data, 0, n, phi, StopToken());
-            });
-          },
-          py::arg("rows").noconvert())
-      .def("submit", &submit, py::arg("pool"), py::arg("rows").noconvert(), py::kw_only(), py::arg("deferred") = false);
+      .def("explain", &explain<Explainer>, py::arg("rows").noconvert(), py::arg("pool") = nullptr)
+      .def("submit", &submit<Explainer>, py::arg("pool"), py::arg("rows").noconvert(), py::kw_only(),
+           py::arg("deferred") = false);
 
-  py::class_<InterventionalPlan>(m, "InterventionalPlan")
+  py::class_<InterventionalPlan, std::shared_ptr<InterventionalPlan>>(m, "InterventionalPlan")
       .def(py::init([](const Forest& forest, const Rows& background, std::size_t memory_cap, const std::string& isa) {
              const std::size_t n = check_rows(background, forest.n_features());
              const Isa chosen = isa.empty() ? process_isa() : isa_named(isa);
              py::gil_scoped_release release;
-             return std::make_unique<InterventionalPlan>(forest, background.data(), n, memory_cap, chosen);
+             return std::make_shared<InterventionalPlan>(forest, background.data(), n, memory_cap, chosen);
            }),
            py::arg("forest"), py::arg("background").noconvert(),
            py::arg("memory_cap_bytes") = InterventionalPlan::kDefaultMemoryCap, py::kw_only(), py::arg("isa") = "")
@@ -269,19 +361,14 @@ PYBIND11_MODULE(_treeshap, m) {
       .def_property_readonly("memory_bytes", &InterventionalPlan::memory_bytes)
       .def_property_readonly("isa", [](const InterventionalPlan& plan) { return std::string(name_of(plan.isa())); })
       .def_property_readonly("base_values", &base_values<InterventionalPlan>)
-      .def(
-          "explain",
-          [](const InterventionalPlan& plan, const Rows& rows) {
-            return explain(plan, rows, false, [&](const float* data, std::size_t n, double* phi) {
-              plan.explain(data, 0, n, phi, StopToken());
-            });
-          },
-          py::arg("rows").noconvert());
+      .def("explain", &explain<InterventionalPlan>, py::arg("rows").noconvert(), py::arg("pool") = nullptr)
+      .def("submit", &submit<InterventionalPlan>, py::arg("pool"), py::arg("rows").noconvert(), py::kw_only(),
+           py::arg("deferred") = false);
 
-  py::class_<InteractionsPlan>(m, "InteractionsPlan")
+  py::class_<InteractionsPlan, std::shared_ptr<InteractionsPlan>>(m, "InteractionsPlan")
       .def(py::init([](const Forest& forest) {
              py::gil_scoped_release release;
-             return std::make_unique<InteractionsPlan>(forest, path_facts(forest));
+             return std::make_shared<InteractionsPlan>(forest, path_facts(forest));
            }),
            py::arg("forest"))
       .def_property_readonly("n_features", &InteractionsPlan::n_features)
@@ -289,14 +376,9 @@ PYBIND11_MODULE(_treeshap, m) {
       .def_property_readonly("n_outputs", &InteractionsPlan::n_outputs)
       .def_property_readonly("memory_bytes", &InteractionsPlan::memory_bytes)
       .def_property_readonly("base_values", &base_values<InteractionsPlan>)
-      .def(
-          "explain",
-          [](const InteractionsPlan& plan, const Rows& rows) {
-            return explain(plan, rows, true, [&](const float* data, std::size_t n, double* phi) {
-              plan.explain(data, 0, n, phi, StopToken());
-            });
-          },
-          py::arg("rows").noconvert());
+      .def("explain", &explain<InteractionsPlan>, py::arg("rows").noconvert(), py::arg("pool") = nullptr)
+      .def("submit", &submit<InteractionsPlan>, py::arg("pool"), py::arg("rows").noconvert(), py::kw_only(),
+           py::arg("deferred") = false);
 }
 
 }  // namespace xai::treeshap

@@ -166,6 +166,35 @@ void a_failing_job_says_so() {
   CHECK(job->state() == JobState::kFailed && job->error(), "state %d", static_cast<int>(job->state()));
 }
 
+// A cancelled job, running or queued, lets go of everything: its work, its place in the queue, its handle.
+void a_cancelled_job_leaves_nothing() {
+  WorkerPool pool(1);
+  for (Priority priority : {Priority::kLive, Priority::kDeferred}) {
+    const auto owned = std::make_shared<int>(0);
+    std::atomic<bool> begun{false};
+    const auto running =
+        pool.submit(1'000'000'000, 1, priority, [owned, &begun](std::size_t, std::size_t, const StopToken& stop) {
+          begun = true;
+          while (!stop.stop_requested()) std::this_thread::yield();
+          throw Stopped();
+        });
+    const auto queued =
+        pool.submit(1'000'000'000, 1, priority, [owned](std::size_t, std::size_t, const StopToken&) { ++*owned; });
+    while (!begun) std::this_thread::yield();
+    queued->cancel();
+    running->cancel();
+    running->wait();  // a chunk at a time it would take minutes to give them up
+    queued->wait();
+    CHECK(running->state() == JobState::kCancelled && queued->state() == JobState::kCancelled, "%d %d",
+          static_cast<int>(running->state()), static_cast<int>(queued->state()));
+    CHECK(*owned == 0 && owned.use_count() == 1, "%d runs, %ld owners", *owned, owned.use_count());
+    // The worker that ran the last one looks at the queue once more before it forgets it.
+    pool.submit(1, 1, priority, [](std::size_t, std::size_t, const StopToken&) {})->wait();
+    CHECK(running.use_count() == 1 && queued.use_count() == 1, "%ld and %ld handles", running.use_count(),
+          queued.use_count());
+  }
+}
+
 }  // namespace
 }  // namespace xai::treeshap::testing
 
@@ -183,5 +212,6 @@ int main(int argc, char** argv) {
   stopping_stops();
   the_pool_survives_contention();
   a_failing_job_says_so();
+  a_cancelled_job_leaves_nothing();
   std::printf("%d passed, 0 failed\n", checks.load());
 }

@@ -114,20 +114,30 @@ void PathDependentExplainer::explain_wide(Variant variant, const float* rows, st
 
 void PathDependentExplainer::explain_singly(const float* rows, std::size_t n, double* phi,
                                             const StopToken& stop) const {
-  std::unique_ptr<RowScratch> scratch;
-  {
-    std::lock_guard lock(mutex_);
-    if (!scratch_.empty()) {
-      scratch = std::move(scratch_.back());
-      scratch_.pop_back();
-    }
-  }
-  if (!scratch) scratch = std::make_unique<RowScratch>(*row_);
   const std::size_t width = static_cast<std::size_t>(n_players_) * n_outputs_;
   const ExplainRow kernel = row_kernel(isa_).explain;
-  for (std::size_t row = 0; row < n; ++row) kernel(*row_, rows + row * n_columns_, phi + row * width, *scratch, stop);
-  std::lock_guard lock(mutex_);
-  scratch_.push_back(std::move(scratch));
+  std::unique_ptr<RowScratch> scratch = take_scratch();
+  try {
+    for (std::size_t row = 0; row < n; ++row) kernel(*row_, rows + row * n_columns_, phi + row * width, *scratch, stop);
+  } catch (const Stopped&) {  // between two blocks, which leaves it as fit for use as a finished row does
+    give_back(std::move(scratch));
+    throw;
+  }
+  give_back(std::move(scratch));
+}
+
+// Neither waits for the lock: in a forked child, a thread that is not there may hold it for ever.
+std::unique_ptr<RowScratch> PathDependentExplainer::take_scratch() const {
+  if (const std::unique_lock lock(mutex_, std::try_to_lock); lock && !scratch_.empty()) {
+    std::unique_ptr<RowScratch> scratch = std::move(scratch_.back());
+    scratch_.pop_back();
+    return scratch;
+  }
+  return std::make_unique<RowScratch>(*row_);
+}
+
+void PathDependentExplainer::give_back(std::unique_ptr<RowScratch> scratch) const {
+  if (const std::unique_lock lock(mutex_, std::try_to_lock); lock) scratch_.push_back(std::move(scratch));
 }
 
 }  // namespace xai::treeshap

@@ -59,6 +59,8 @@ class PathDependentExplainer {
   // The same of n rows that are widened to columns.
   void explain_wide(Variant variant, const float* rows, std::size_t n, double* phi, const StopToken& stop) const;
   void explain_singly(const float* rows, std::size_t n, double* phi, const StopToken& stop) const;
+  std::unique_ptr<RowScratch> take_scratch() const;
+  void give_back(std::unique_ptr<RowScratch> scratch) const;
 
   int n_features_, n_columns_, n_players_, n_outputs_;
   Isa isa_;

@@ -102,7 +102,8 @@ void WorkerPool::run(Shared& shared) {
     if (queue.empty()) return;  // closing
     const std::shared_ptr<Job> job = queue.front();
     const std::size_t begin = job->next_;
-    const std::size_t end = std::min(begin + job->chunk_, job->items_);
+    // What is left of a stopped job is given up at once, not a chunk at a time.
+    const std::size_t end = job->stop_.stop_requested() ? job->items_ : std::min(begin + job->chunk_, job->items_);
     job->next_ = end;
     if (end == job->items_) queue.pop_front();
     lock.unlock();
@@ -127,15 +128,17 @@ void WorkerPool::run_chunk(Job& job, std::size_t begin, std::size_t end) {
     error = std::current_exception();
     job.stop_.request_stop();  // the other chunks need not go on
   }
-  std::lock_guard lock(job.mutex_);
-  job.stopped_ |= stopped;
-  if (error && !job.error_) job.error_ = error;
-  job.finished_ += end - begin;
-  if (job.finished_ < job.items_) return;
-  job.finished_ns_ = now_ns();
-  job.state_ = job.error_ ? JobState::kFailed : job.stopped_ ? JobState::kCancelled : JobState::kDone;
-  job.work_ = nullptr;  // lets go of what the work owns
-  job.over_.notify_all();
+  {
+    std::lock_guard lock(job.mutex_);
+    job.stopped_ |= stopped;
+    if (error && !job.error_) job.error_ = error;
+    job.finished_ += end - begin;
+    if (job.finished_ < job.items_) return;
+    job.finished_ns_ = now_ns();
+    job.work_ = nullptr;  // lets go of what the work owns, before anyone can see that the job is over
+    job.state_ = job.error_ ? JobState::kFailed : job.stopped_ ? JobState::kCancelled : JobState::kDone;
+  }
+  job.over_.notify_all();  // without the lock, which those who wake up want
 }
 
 }  // namespace xai::treeshap

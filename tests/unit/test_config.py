@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 from pathlib import Path
 
 import pytest
 
 from xai_service.cli import main
 from xai_service.config import ServiceConfig
+from xai_service.cpus import usable_cpus
 
 FIELDS = {field.name: field for field in dataclasses.fields(ServiceConfig)}
 NUMBERS = [name for name, field in FIELDS.items() if isinstance(field.default, (int, float))]
@@ -83,9 +83,9 @@ def test_a_config_is_frozen():
         config().rpc_threads = 3
 
 
-def test_kernel_threads_are_those_asked_for_or_one_for_each_cpu():
+def test_kernel_threads_are_those_asked_for_or_one_for_each_usable_cpu():
     assert config(explain_workers=7).kernel_threads == 7
-    assert config().kernel_threads == len(os.sched_getaffinity(0))
+    assert config().kernel_threads == usable_cpus()
 
 
 @pytest.mark.parametrize("name", FIELDS)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sqlite3
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
+from xai_service.budget import Deadline
 from xai_service.config import ServiceConfig
 from xai_service.errors import BudgetExhausted, InvalidInput, ModelNotFound, Overloaded, Unavailable
 from xai_service.ledger.store import Ledger
+from xai_service.model.costs import Costs
 from xai_service.model.repository import Repository
 from xai_service.model.snapshot import ModelSnapshot
 from xai_service.service import ExplainService
@@ -222,7 +226,9 @@ def test_every_accepted_row_is_profiled_once_under_threads(service, rows):
     np.testing.assert_array_equal(profile.maximum, np.nanmax(taken, axis=0))
 
 
-def test_a_budget_below_the_reserve_does_not_even_begin_to_explain(service, rows, monkeypatch):
+@pytest.fixture
+def begun(monkeypatch):
+    """Rows of each live explanation that was begun."""
     live, explain = [], ModelSnapshot.explain
 
     def watched(self, pool, some, *, deferred=False):
@@ -231,11 +237,80 @@ def test_a_budget_below_the_reserve_does_not_even_begin_to_explain(service, rows
         return explain(self, pool, some, deferred=deferred)
 
     monkeypatch.setattr(ModelSnapshot, "explain", watched)
+    return live
+
+
+def test_a_budget_below_the_reserve_does_not_even_begin_to_explain(service, rows, begun):
     reply = service.predict(ask(rows[:2], latency_budget_ms=0.5))
     assert reply.explanations.statuses == (DEFERRED, DEFERRED)
     assert "0.5 ms left no time" in reply.explanations.detail
     assert reply.timings.budget_ms == 0.5
-    assert live == []
+    assert begun == []
+
+
+def reckon(monkeypatch, *, explain_us=None, predict_us=None):
+    """Whatever was calibrated, a row is reckoned to take so long."""
+    for name, row_us in (("explain_us", explain_us), ("predict_us", predict_us)):
+        if row_us is not None:
+            monkeypatch.setattr(Costs, name, lambda _, rows, *_workers, row_us=row_us: rows * row_us)
+
+
+def test_an_explanation_that_will_not_fit_is_put_off_at_once(make, rows, monkeypatch, begun):
+    service = make(reply_reserve_ms=1.0)
+    reckon(monkeypatch, explain_us=100e6, predict_us=1)
+    started = time.monotonic()
+    reply = service.predict(ask(rows[:2], latency_budget_ms=1500.0))
+    assert time.monotonic() - started < 1.4  # it did not wait for what it knew would not come
+    assert reply.explanations.statuses == (DEFERRED, DEFERRED)
+    told = re.fullmatch(
+        r"estimated at (\S+) ms, with (\S+) ms left of the budget of 1.5e\+03 ms", reply.explanations.detail
+    )
+    assert float(told[1]) == pytest.approx(1.2 * 200e3, rel=0.01)
+    assert 100 < float(told[2]) <= 1500
+    assert reply.prediction.margin.shape == (2, 1)
+    assert begun == []
+    while service.pending_explanations():
+        threading.Event().wait(0.005)
+    assert {service.decision(i)[1].status for i in reply.decision_ids} == {COMPLETE}
+
+
+def test_a_wrong_estimate_is_found_out(make, rows, monkeypatch, begun):
+    service = make()
+    reckon(monkeypatch, explain_us=100e6)
+    statuses = [service.predict(ask(rows[:1], latency_budget_ms=60_000.0)).explanations.statuses[0] for _ in range(20)]
+    assert statuses == [DEFERRED] * 15 + [COMPLETE] * 5
+    # Many rows are another matter, of which nothing was learnt.
+    assert service.predict(ask(rows[:9], latency_budget_ms=60_000.0)).explanations.statuses == (DEFERRED,) * 9
+    assert begun == [1] * 5
+
+
+def test_explanations_awaited_in_vain_teach_to_put_them_off(make, rows, monkeypatch, begun):
+    service = make(reply_reserve_ms=0.0)
+    reckon(monkeypatch, explain_us=10.0)
+    monkeypatch.setattr("xai_service.service.wait_until", lambda _wait, _remaining: threading.Event().wait(0.002))
+    details = [service.predict(ask(rows[:1], latency_budget_ms=100.0)).explanations.detail for _ in range(100)]
+    assert details[0].startswith("not ready within")
+    assert set(details) == {details[0]}  # 2 ms is all that they are known to take, and there are 100
+    for _ in range(100):
+        service.predict(ask(rows[:1], latency_budget_ms=1.0))
+    assert len(begun) < 130
+    assert "estimated at" in service.predict(ask(rows[:1], latency_budget_ms=1.0)).explanations.detail
+
+
+def test_without_a_limit_no_estimate_puts_it_off(make, rows, monkeypatch):
+    service = make(default_budget_ms=0.0)
+    monkeypatch.setattr(Deadline, "open", lambda *_, **__: Deadline(None, None))
+    reckon(monkeypatch, explain_us=1e12)
+    reply = service.predict(ask(rows[:2]))
+    assert reply.timings.budget_ms is None
+    assert reply.explanations.statuses == (COMPLETE, COMPLETE)
+
+
+def test_an_explanation_no_longer_than_the_prediction_is_begun(make, rows, monkeypatch, begun):
+    service = make()
+    reckon(monkeypatch, explain_us=60e6, predict_us=100e6)
+    assert service.predict(ask(rows[:1], latency_budget_ms=60_000.0)).explanations.statuses == (COMPLETE,)
+    assert begun == [1]
 
 
 def test_closing_while_requests_are_under_way(make, rows, monkeypatch):

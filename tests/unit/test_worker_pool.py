@@ -7,6 +7,7 @@ import itertools
 import subprocess
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -128,6 +129,52 @@ def test_cancelled_while_queued(busy: tuple[WorkerPool, Callable[[], None]]) -> 
         queued.result()
     assert other.wait(FOREVER_S)
     assert other.result().tobytes() == FAST.explain(ROWS).tobytes()
+
+
+def test_cancelled_jobs_leave_no_memory_behind() -> None:
+    done = run("""
+import time
+def resident(): return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+fast = _treeshap.PathDependentExplainer(forests.forest(trees, 3))
+pool = _treeshap.WorkerPool(2)
+def cancel_some():
+    for i in range(40):  # 7 MB each
+        job = (fast, explainer)[i % 2].submit(pool, endless, deferred=i % 3 == 0)
+        while i % 4 and not job.started_ns: job.wait(0.0001)
+        job.cancel()
+        assert job.wait(60)
+        assert job.cancelled
+cancel_some()
+before = resident()
+for _ in range(3): cancel_some()
+assert resident() < before + (30 << 20), (before, resident())
+print("fine")
+""")
+    assert (done.stdout, done.returncode) == ("fine\n", 0), done.stderr
+
+
+# Variant by variant, the time from the request to stop until the worker is free; bench/stop_latency.py measures it.
+def test_every_plan_stops_soon_and_is_none_the_worse_for_it() -> None:
+    rng = np.random.default_rng(5)
+    forest = forests.forest([forests.random_tree(rng, N, 10) for _ in range(100)], N)
+    plans: list[_treeshap.PathDependentExplainer | _treeshap.InterventionalPlan | _treeshap.InteractionsPlan] = [
+        *(_treeshap.PathDependentExplainer(forest, variant=name) for name in ("scalar-f64", "rows-f32", "row-f32")),
+        _treeshap.InterventionalPlan(forest, ROWS[:100]),
+        _treeshap.InterventionalPlan(forest, ROWS[:100], 0),
+        _treeshap.InteractionsPlan(forest),
+    ]
+    pool = WorkerPool(1)
+    for plan in plans:
+        took, expected = [], plan.explain(ROWS[:3]).tobytes()
+        for _ in range(5):
+            job = started(plan.submit(pool, ENDLESS[:20_000]))
+            asked = time.monotonic_ns()
+            job.cancel()
+            assert job.wait(FOREVER_S)
+            assert job.cancelled
+            took.append((job.finished_ns - asked) / 1e6)
+            assert plan.explain(ROWS[:3]).tobytes() == expected
+        assert min(took) < 20, took  # ms; 0.2 is what it should be on a machine of one's own
 
 
 def test_cancelling_what_is_over_changes_nothing() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from xai_service import _treeshap
 from xai_service.errors import InvalidModel
 from xai_service.model.bundle import Bundle
+from xai_service.model.costs import Costs, calibrate, rows_near_thresholds
 from xai_service.model.manifest import Manifest
 from xai_service.model.onnx_trees import parse_model, read_forest
 from xai_service.model.session import OrtPredictor
@@ -26,12 +27,14 @@ class ModelSnapshot:
         sha256: digest of the ONNX file, 32 bytes.
         feature_names: in the order of the columns.
         base_values: float64 (outputs,), the margin expected before any feature is known.
+        costs: what predicting and explaining take here, as timed when it was loaded.
     """
 
     manifest: Manifest
     sha256: bytes
     feature_names: tuple[str, ...]
     base_values: Float64Array
+    costs: Costs
     _predictor: OrtPredictor
     _explainer: _treeshap.PathDependentExplainer
 
@@ -56,7 +59,9 @@ class ModelSnapshot:
         explainer = compile_explainer(forest)
         predictor = OrtPredictor(model, bundle.onnx_bytes, _OUTPUTS[manifest.task])
         names = tuple(feature.name for feature in manifest.features)
-        return cls(manifest, bundle.onnx_sha256, names, explainer.base_values, predictor, explainer)
+        rows = rows_near_thresholds(model, forest.n_features, forest.n_outputs)
+        costs = calibrate(predictor.predict, explainer.explain, rows)
+        return cls(manifest, bundle.onnx_sha256, names, explainer.base_values, costs, predictor, explainer)
 
     @property
     def n_outputs(self) -> int:
