@@ -86,7 +86,7 @@ class ExplainService:
             arrived_ns,
             transport_s=call.time_remaining_s,
             requested_ms=call.latency_budget_ms,
-            default_ms=model.manifest.latency_budget_ms or self._config.default_budget_ms or None,
+            default_ms=self._default_budget_ms(model, call),
             reserve_ms=self._reply_cost.reserve_ms(len(call.rows), self._config.reply_reserve_ms),
         )
         check_shape(call, model, self._config.max_rows_per_request)
@@ -111,6 +111,12 @@ class ExplainService:
         """Returns how many recorded decisions wait for their explanation."""
         return self._ledger.pending_count()
 
+    def _default_budget_ms(self, model: ModelSnapshot, call: PredictCall) -> float | None:
+        """The bundle's binds every request; the service's own is for where neither bundle nor request names one."""
+        if model.manifest.latency_budget_ms or call.latency_budget_ms is not None:
+            return model.manifest.latency_budget_ms
+        return self._config.default_budget_ms or None
+
     def _predict_and_explain(
         self, model: ModelSnapshot, call: PredictCall, deadline: Deadline
     ) -> tuple[Prediction, Explanations, Timings]:
@@ -130,13 +136,8 @@ class ExplainService:
             _log.error("model %s: the kernel failed", model.manifest.name, exc_info=error)
             return unexplained(ExplanationStatus.FAILED, f"the kernel failed: {error}")
 
+        # While the prediction runs, the caller waits anyway: what is done by then costs nothing, whatever is left.
         left_s = remaining_s()
-        if left_s == 0:
-            prediction = model.predict(call.rows)
-            return unexplained(
-                ExplanationStatus.DEFERRED, f"the budget of {deadline.budget_ms:.3g} ms left no time for it"
-            )
-        # While the prediction runs, the caller waits anyway.
         if left_s is not None and not pace.fits(
             calibrated_us, max(left_s * 1e6, model.costs.predict_us(len(call.rows)))
         ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import re
 import sqlite3
 import threading
@@ -240,19 +241,52 @@ def begun(monkeypatch):
     return live
 
 
-def test_a_budget_below_the_reserve_does_not_even_begin_to_explain(service, rows, begun):
-    reply = service.predict(ask(rows[:2], latency_budget_ms=0.5))
-    assert reply.explanations.statuses == (DEFERRED, DEFERRED)
-    assert "0.5 ms left no time" in reply.explanations.detail
-    assert reply.timings.budget_ms == 0.5
-    assert begun == []
-
-
 def reckon(monkeypatch, *, explain_us=None, predict_us=None):
     """Whatever was calibrated, a row is reckoned to take so long."""
     for name, row_us in (("explain_us", explain_us), ("predict_us", predict_us)):
         if row_us is not None:
             monkeypatch.setattr(Costs, name, lambda _, rows, *_workers, row_us=row_us: rows * row_us)
+
+
+def test_a_budget_below_the_reserve_leaves_what_the_prediction_takes(service, rows, begun, monkeypatch):
+    """The caller waits for the prediction anyway: an explanation that is done by then is late for nothing."""
+    reckon(monkeypatch, explain_us=10, predict_us=9)
+    reply = service.predict(ask(rows[:2], latency_budget_ms=0.5))
+    assert reply.explanations.statuses == (DEFERRED, DEFERRED)
+    assert "with 0 ms left of the budget of 0.5 ms" in reply.explanations.detail
+    assert reply.timings.budget_ms == 0.5
+    assert begun == []
+
+    predict = ModelSnapshot.predict
+
+    def slow(*args):
+        time.sleep(0.2)
+        return predict(*args)
+
+    monkeypatch.setattr(ModelSnapshot, "predict", slow)
+    reckon(monkeypatch, explain_us=1, predict_us=100e3)
+    assert service.predict(ask(rows[:2], latency_budget_ms=0.5)).explanations.statuses == (COMPLETE, COMPLETE)
+
+
+BUDGETS = {
+    # (the bundle's, the service's, the request's): what is in force. The bundle's binds, the service's only fills in.
+    (None, 50.0, None): 50.0,
+    (None, 50.0, 900.0): 900.0,
+    (None, 0.0, None): None,
+    (70.0, 50.0, None): 70.0,
+    (70.0, 50.0, 900.0): 70.0,
+    (70.0, 50.0, 20.0): 20.0,
+}
+
+
+@pytest.mark.parametrize("named", BUDGETS)
+def test_whose_budget_is_in_force(make, rows, named, monkeypatch):
+    of_bundle, of_service, of_request = named
+    service = make(default_budget_ms=of_service)
+    model = service._repository.get("loan", None)
+    changed = dataclasses.replace(model, manifest=dataclasses.replace(model.manifest, latency_budget_ms=of_bundle))
+    monkeypatch.setattr(service._repository, "get", lambda *_: changed)
+    assert service.predict(ask(rows[:1], latency_budget_ms=of_request)).timings.budget_ms == BUDGETS[named]
 
 
 def test_an_explanation_that_will_not_fit_is_put_off_at_once(make, rows, monkeypatch, begun):
@@ -352,6 +386,7 @@ def test_closing_while_requests_are_under_way(make, rows, monkeypatch):
 def test_what_one_process_left_the_next_one_finishes(make, rows, monkeypatch):
     monkeypatch.setattr(ModelSnapshot, "explain", _fail(SystemError("stopped before it was explained")))
     first = make()
+    reckon(monkeypatch, explain_us=100e6)
     ids = first.predict(ask(rows[:70], latency_budget_ms=0.1)).decision_ids
     first.close()
     monkeypatch.undo()
