@@ -7,6 +7,7 @@ from pathlib import Path
 
 from xai_service import _treeshap
 from xai_service.errors import InvalidModel
+from xai_service.model.agreement import check_agreement
 from xai_service.model.bundle import Bundle
 from xai_service.model.manifest import Manifest
 from xai_service.model.onnx_trees import parse_model, read_forest
@@ -55,6 +56,7 @@ class ModelSnapshot:
             raise InvalidModel(f"the model computes {forest.n_outputs} margins; a binary classifier has one")
         explainer = compile_explainer(forest)
         predictor = OrtPredictor(model, bundle.onnx_bytes, _OUTPUTS[manifest.task])
+        check_agreement(manifest, model, predictor.predict, explainer.base_values)
         names = tuple(feature.name for feature in manifest.features)
         return cls(manifest, bundle.onnx_sha256, names, explainer.base_values, predictor, explainer)
 

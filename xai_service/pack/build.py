@@ -14,6 +14,7 @@ import onnxruntime
 
 import xai_service
 from xai_service.errors import InvalidModel, PackRefused
+from xai_service.model.agreement import metadata_of
 from xai_service.model.manifest import (
     MANIFEST_FILE,
     MAX_MODEL_BYTES,
@@ -114,8 +115,8 @@ def pack(
         base=native.base,
         link=native.link,
         threshold=draft.threshold,
-        cover=native.cover,
-        feature_names=names,
+        n_features=len(names),
+        metadata=metadata_of(draft),
     )
     if len(data) > MAX_MODEL_BYTES:
         raise PackRefused(f"the ONNX file would have {len(data)} bytes; at most {MAX_MODEL_BYTES} are served")
