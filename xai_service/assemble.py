@@ -67,10 +67,10 @@ def without_attributions(
 
 
 def timings(prediction: Prediction, attributions: Attributions | None, budget_ms: float | None) -> Timings:
-    """Returns how long both took, and for how long both ran at the same time; zeros without attributions."""
+    """Returns how long both took, and for how long both ran at the same time."""
     predict_us = (prediction.finished_ns - prediction.started_ns) / 1e3
     if attributions is None:
-        return Timings(predict_us, 0.0, 0.0, budget_ms)
+        return Timings(predict_us, None, None, budget_ms)
     overlap_ns = min(prediction.finished_ns, attributions.finished_ns) - max(
         prediction.started_ns, attributions.started_ns
     )

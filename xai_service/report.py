@@ -213,6 +213,7 @@ def model_json(model: ModelStatus) -> dict[str, Any]:
         "sha256": model.model_sha256,
         "feature_names": model.feature_names,
         "classes": model.classes,
+        "allows_missing": model.allows_missing,
     }
 
 
