@@ -266,7 +266,7 @@ def decision_text(decision: Decision, labels: Mapping[str, str] | None = None, t
     phi = explanation.attributions[:, output]
     base, margin = float(explanation.base_values[output]), float(decision.margin[output])
     span = span_of(phi)
-    of_margin, of_base, of_all = (_plus(one, decimals_for(span) + 2) for one in (margin, base, float(phi.sum())))
+    of_margin, of_base, of_all = (_plus(one, decimals_for(span / 100)) for one in (margin, base, float(phi.sum())))
     facts.append(["margin", f"{of_margin} = base value {of_base} and the contributions {of_all}"])
     facts.append(
         ["explanation", f"adds up to within {explanation.additivity_residual:.0e}, {explanation.method.algorithm}"]

@@ -310,6 +310,10 @@ def test_decision_json(target: str) -> None:
     assert one["explanation"]["attributions"]["debt"] == [-3.0]
     assert one["label"] == "denied"
     assert one["threshold"] == 0.5
+    assert one["timings"] == {
+        "predict_us": 40.0, "explain_us": None, "overlap_us": None, "record_us": None, "total_us": None,
+        "budget_ms": None,
+    }  # fmt: skip
 
 
 def test_decision_waits_for_its_explanation(service: FakeService, target: str) -> None:

@@ -32,7 +32,7 @@ def answers() -> Iterator[tuple[Reply, Decision]]:
     [
         (1.0, "+1.00", "-3.00", "-1.0000 = base value +1.0000 and the contributions -2.0000"),
         (1e-3, "+0.00100", "-0.00300", "-0.0010000 = base value +0.0010000 and the contributions -0.0020000"),
-        (2e6, "+2000000", "-6000000", "-2000000.00 = base value +2000000.00 and the contributions -4000000.00"),
+        (2e6, "+2000000", "-6000000", "-2000000 = base value +2000000 and the contributions -4000000"),
         (1e36, "+1e+36", "-3e+36", "-1e+36 = base value +1e+36 and the contributions -2e+36"),
         (1e-12, "+1e-12", "-3e-12", "-1e-12 = base value +1e-12 and the contributions -2e-12"),
     ],
@@ -60,4 +60,4 @@ def test_digits_follow_the_decisions_scale(
 def test_nothing_that_weighs_anything(answers: tuple[Reply, Decision]) -> None:
     _, decision = answers
     explanation = dataclasses.replace(decision.explanation, attributions=np.zeros((3, 1)))
-    assert "contributions +0.0000" in report.decision_text(dataclasses.replace(decision, explanation=explanation))
+    assert "contributions +0.00" in report.decision_text(dataclasses.replace(decision, explanation=explanation))
