@@ -117,7 +117,6 @@ def _check_text(message: Any) -> None:
 
 
 def _check_graph(model: onnx.ModelProto, outputs: tuple[str, ...]) -> None:
-    _check_text(model)
     graph = model.graph
     foreign = sorted(
         {
@@ -135,6 +134,7 @@ def _check_graph(model: onnx.ModelProto, outputs: tuple[str, ...]) -> None:
     missing = {"margin", *outputs} - {value.name for value in graph.output}
     if missing:
         raise InvalidModel(f"the graph lacks the outputs {sorted(missing)}")
+    _check_text(model)  # last: only now is the graph known to be small
 
 
 def _check_size(graph: onnx.GraphProto) -> None:
