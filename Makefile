@@ -1,7 +1,7 @@
 # Every target sets itself up: a virtual environment in .venv with what that target needs, made once.
 #
 #   make demo         train, pack, serve and explain real mortgage decisions
-#   make serve        serve the demo's repository (REPO=… for another) until Ctrl-C
+#   make serve        serve the demo's repository (REPO=… for another, its ledger beside it) until Ctrl-C
 #   make test         all tests
 #   make lint         formatters, linters, types, import rules, generated code
 #   make native-test  the kernel's laws and a fuzz run in C++, under address, undefined-behaviour and thread sanitizers
@@ -12,8 +12,10 @@
 #   make proto        generate Python from protos/
 #   make clean        remove what the targets made
 PYTHON ?= python3.11
-REPO ?= var/demo/models
-LEDGER ?= var/demo/ledger.sqlite
+DEMO_REPO := var/demo/models
+REPO ?= $(DEMO_REPO)
+# Beside the repository, so that no two share one.
+LEDGER ?= $(dir $(REPO:%/=%))ledger.sqlite
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -43,7 +45,9 @@ demo: $(VENV)/.demo
 	$(BIN)/xai demo
 
 serve: $(VENV)/.demo
+ifeq ($(REPO),$(DEMO_REPO))
 	@test -d $(REPO) || $(BIN)/xai demo
+endif
 	$(BIN)/xai serve --repository $(REPO) --ledger $(LEDGER)
 
 test: $(VENV)/.test

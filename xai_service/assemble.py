@@ -3,6 +3,11 @@
 A reply never carries attributions that do not explain its own margin: |base + Σφ − margin| must stay within the
 tolerance, a share of |base| + Σ|φ| + |margin|. The margin is summed in float32 by ONNX Runtime, the attributions in
 float64, so the two differ by float32 rounding (about 1e-6 of that scale for 1,000 trees) and by nothing else.
+
+It is a share, since margins have no unit of their own: +1 and -1 that cancel to 1e-7, and +1e9 and -1e9 that cancel to
+100, are one model in two units, and a bound by the margin alone would fail both. So attributions that are huge beside
+their margin pass when they cancel as exactly as float32 can. Where margins do have a unit, as logarithms, a model that
+would explain itself so is refused when it is loaded (`xai_service.model.agreement`).
 """
 
 from __future__ import annotations
@@ -67,10 +72,10 @@ def without_attributions(
 
 
 def timings(prediction: Prediction, attributions: Attributions | None, budget_ms: float | None) -> Timings:
-    """Returns how long both took, and for how long both ran at the same time; zeros without attributions."""
+    """Returns how long both took, and for how long both ran at the same time."""
     predict_us = (prediction.finished_ns - prediction.started_ns) / 1e3
     if attributions is None:
-        return Timings(predict_us, 0.0, 0.0, budget_ms)
+        return Timings(predict_us, None, None, budget_ms)
     overlap_ns = min(prediction.finished_ns, attributions.finished_ns) - max(
         prediction.started_ns, attributions.started_ns
     )

@@ -6,13 +6,16 @@ Exit codes: 0 done, 1 it failed (``error: …`` says why), 2 the command was not
 
 from __future__ import annotations
 
-import csv
+import contextlib
 import dataclasses
+import logging
+import math
 import sys
+import time
 import types
 import typing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,11 +23,12 @@ from xai_service.config import ServiceConfig
 from xai_service.errors import XaiError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from xai_service.client import Client, ModelStatus
 
 _BATCH_ROWS = 1000
+_LOG_TIME = "%Y-%m-%dT%H:%M:%S"
 
 
 class _Commands(click.Group):
@@ -47,7 +51,7 @@ class _Commands(click.Group):
             sys.stdout = None  # the reader has gone; nothing left to flush to it
             sys.exit(1)
         except (XaiError, OSError) as error:
-            _fail(str(error), 1)
+            _fail(_text(error), 1)
         except Exception as error:
             if not _is_refusal(error):
                 raise
@@ -59,9 +63,29 @@ def _fail(message: str, code: int) -> typing.NoReturn:
     sys.exit(code)
 
 
+def _text(error: Exception) -> str:
+    """Without the number that an OSError's own text begins with."""
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
+
+
 def _is_refusal(error: Exception) -> bool:
     client = sys.modules.get("xai_service.client")  # where it was never imported, it raised nothing
     return client is not None and isinstance(error, client.RequestFailed)
+
+
+class _Finite(click.FloatRange):
+    """A number between the bounds, which themselves are out. NaN, which click lets pass any range, is not one."""
+
+    def __init__(self, low: float, high: float | None = None) -> None:
+        super().__init__(low, high, min_open=True, max_open=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
 
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout, one object for each line.")
@@ -89,10 +113,14 @@ def main() -> None:
 @click.option("--version", help="Version to write.  [default: one above the highest there]")
 @click.option("--classes", default="0,1", show_default=True, help="Names of the classes, separated by commas.")
 @click.option(
-    "--threshold", type=float, default=0.5, show_default=True, help="Probability above which class 1 is decided."
+    "--threshold",
+    type=_Finite(0, 1),
+    default=0.5,
+    show_default=True,
+    help="Probability above which class 1 is decided.",
 )
 @click.option("--favourable-class", help="The class that is good for the person decided about.")
-@click.option("--latency-budget-ms", type=float, help="How long replies wait for explanations, unless the caller says.")
+@click.option("--latency-budget-ms", type=_Finite(0), help="How long a reply waits for explanations at the most.")
 @click.option(
     "--missing",
     type=click.Choice(["seen", "all", "none"]),
@@ -112,14 +140,15 @@ def pack(
     from xai_service import report
     from xai_service.csv_rows import read_rows
 
-    booster = _load_booster(model)
+    try:
+        from xai_service.pack import pack as pack_model
+        from xai_service.pack.xgboost import load
+    except ImportError as error:
+        raise _extra_missing("pack", error) from error
+    booster = load(model)
     with click.open_file(data, encoding="utf-8-sig") as stream:
         rows = read_rows(stream, data, booster.feature_names, drop)
     _note_ignored(rows.ignored)
-    try:
-        from xai_service.pack import pack as pack_model
-    except ImportError as error:
-        raise _extra_missing("pack", error) from error
     with click.progressbar(length=100, label="packing", file=sys.stderr) as bar:
 
         def progress(step: str, done: float) -> None:
@@ -137,20 +166,6 @@ def pack(
             **settings,
         )
     click.echo(report.to_json({"bundle": str(bundle)}) if as_json else str(bundle))
-
-
-def _load_booster(path: Path) -> Any:
-    try:
-        import xgboost
-    except ImportError as error:
-        raise _extra_missing("pack", error) from error
-    if path.suffix not in (".ubj", ".json"):
-        raise click.ClickException(f"{path} is not an XGBoost model as save_model() writes it: .ubj or .json")
-    try:
-        return xgboost.Booster(model_file=path)
-    except xgboost.core.XGBoostError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise click.ClickException(f"{path} is not an XGBoost model: {reason}") from error
 
 
 def _extra_missing(extra: str, error: ImportError) -> click.ClickException:
@@ -184,10 +199,36 @@ def _setting_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+@contextlib.contextmanager
+def _logging(level: str) -> Iterator[None]:
+    """Logs to stderr, in UTC, while it lasts; stdout is for results."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s", _LOG_TIME))
+    handler.formatter.converter = time.gmtime  # type: ignore[union-attr]  # set in the line above
+    root = logging.getLogger()
+    before = root.level
+    root.addHandler(handler)
+    root.setLevel(level.upper())
+    try:
+        yield
+    finally:
+        root.setLevel(before)
+        root.removeHandler(handler)
+
+
 @main.command()
 @_setting_options
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
+    default="info",
+    envvar="XAI_LOG_LEVEL",
+    show_default=True,
+    show_envvar=True,
+    help="Least severe messages to log; the log goes to stderr.",
+)
 @_json
-def serve(as_json: bool, **settings: Any) -> None:
+def serve(as_json: bool, log_level: str, **settings: Any) -> None:
     """Serve a model repository until SIGTERM or SIGINT.
 
     Requests in flight are finished before it ends.
@@ -204,7 +245,8 @@ def serve(as_json: bool, **settings: Any) -> None:
         click.echo(text)
         sys.stdout.flush()
 
-    serve_until_stopped(config, on_ready)
+    with _logging(log_level):
+        serve_until_stopped(config, on_ready)
 
 
 @main.command()
@@ -212,7 +254,7 @@ def serve(as_json: bool, **settings: Any) -> None:
 @click.option("--model", required=True, help="The model's name.")
 @click.option("--version", default="", help="Its version.  [default: the highest served]")
 @_target
-@click.option("--latency-budget-ms", type=float, help="How long a batch waits for its explanations.")
+@click.option("--latency-budget-ms", type=_Finite(0), help="How long a batch waits for its explanations.")
 @click.option(
     "--top", default=3, show_default=True, type=click.IntRange(0), help="How many features to show for a row."
 )
@@ -236,27 +278,35 @@ def predict(
     Columns are matched to the model's features by name, in any order. An empty cell is a missing value.
     """
     from xai_service import report
-    from xai_service.client import Client
-    from xai_service.csv_rows import read_rows
+    from xai_service.client import Client, RequestFailed
+    from xai_service.csv_rows import Sheet, read_rows
 
     with Client(target) as client:
-        features = _served(client, model, version).feature_names
+        served = _served(client, model, version)
+        features = served.feature_names
+        required = {name for name, may in zip(features, served.allows_missing, strict=False) if not may}
+        # All values are checked before the first batch is decided, and recorded.
         with click.open_file(source, encoding="utf-8-sig") as stream:
-            rows = read_rows(stream, source, features)
+            rows = read_rows(stream, source, features, required=required)
         _note_ignored(rows.ignored)
-        sheet = _Sheet(output)
+        sheet = Sheet(output)
         starts = range(0, len(rows.values), _BATCH_ROWS)
         # Each batch is shown when it is there: its decisions are recorded, whatever becomes of the next.
         hidden = len(starts) == 1 or sys.stdout.isatty()  # on a terminal the rows themselves show how far it is
         with click.progressbar(starts, label="rows", file=sys.stderr, hidden=hidden) as bar, sheet:
             for start in bar:
-                reply = client.predict(
-                    rows.values[start : start + _BATCH_ROWS],
-                    model,
-                    version=version,
-                    feature_names=features,
-                    latency_budget_ms=latency_budget_ms,
-                )
+                batch = rows.values[start : start + _BATCH_ROWS]
+                try:
+                    reply = client.predict(
+                        batch,
+                        model,
+                        version=served.model_version,
+                        feature_names=features,
+                        latency_budget_ms=latency_budget_ms,
+                    )
+                except RequestFailed as error:
+                    done = f"; the {start} rows before are decided and recorded" if start else ""
+                    raise click.ClickException(f"rows {start + 1} to {start + len(batch)}: {error}{done}") from error
                 if as_json:
                     for row in range(len(reply.rows)):
                         click.echo(report.to_json(report.reply_json(reply, row, start + row + 1)))
@@ -265,41 +315,18 @@ def predict(
                 sheet.write(report.flat_row(reply, row, start + row + 1) for row in range(len(reply.rows)))
 
 
-class _Sheet:
-    """The CSV file of ``--output``, or nothing; its columns are those of the first row."""
-
-    def __init__(self, path: Path | None) -> None:
-        self._stream = None if path is None else path.open("w", encoding="utf-8", newline="")
-        self._writer: csv.DictWriter[str] | None = None
-
-    def write(self, lines: Iterable[dict[str, Any]]) -> None:
-        if self._stream is None:
-            return
-        for line in lines:
-            if self._writer is None:
-                self._writer = csv.DictWriter(self._stream, line)
-                self._writer.writeheader()
-            self._writer.writerow(line)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._stream is not None:
-            self._stream.close()
-
-
 def _served(client: Client, model: str, version: str) -> ModelStatus:
-    """The version that the service will choose, for its features' names."""
+    """The version that the service takes: the one asked for, else the last that it lists."""
     known = client.models()
     versions = [one for one in known if one.model_name == model and version in ("", one.model_version)]
-    ready = [one for one in versions if one.ready]
-    if ready:
-        return max(ready, key=lambda one: (len(one.model_version), one.model_version))  # versions are integers
-    wanted = f"model {model!r}" + (f" version {version}" if version else "")
+    if versions and versions[-1].ready:
+        return versions[-1]
     if versions:
-        raise click.ClickException(f"{wanted} is not served: {versions[-1].reason}")
-    there = ", ".join(sorted({f"{one.model_name} {one.model_version}" for one in known})) or "none"
+        raise click.ClickException(
+            f"model {model!r} version {versions[-1].model_version} is not served: {versions[-1].reason}"
+        )
+    wanted = f"model {model!r}" + (f" version {version}" if version else "")
+    there = ", ".join(f"{one.model_name} {one.model_version}" for one in known) or "none"
     raise click.ClickException(f"no {wanted}; the service knows: {there}")
 
 

@@ -35,7 +35,9 @@ class ServiceConfig:
         5.0, "Part of the budget kept for recording the decisions and sending the reply."
     )
     additivity_tolerance: float = _setting(
-        1e-5, "Largest |base + sum of attributions - margin| accepted, as a share of |base| + sum of |attributions|."
+        1e-5,
+        "Largest |base + sum of attributions - margin| accepted, as a share of |base| + sum of |attributions| "
+        "+ |margin|.",
     )
     max_rows_per_request: int = _setting(10_000, "Rows that one request may hold.")
     max_rows_in_flight: int = _setting(

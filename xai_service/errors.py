@@ -99,7 +99,7 @@ class BudgetExhausted(XaiError):
 
 
 class Unavailable(XaiError):
-    """The service is shutting down, or its ledger cannot store decisions now. Nothing was recorded."""
+    """The service is shutting down, or its ledger cannot store decisions now. Nothing of this request was recorded."""
 
 
 class InternalError(XaiError):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
+from xai_service.console.digits import decimals_for, fixed
 from xai_service.types import ExplanationStatus
 
 if TYPE_CHECKING:
@@ -41,10 +42,19 @@ def number(value: float) -> str:
     return "missing" if math.isnan(value) else f"{value:.6g}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
-def signed(value: float) -> str:
-    """A contribution with its arrow: ``↑ +0.31``, ``↓ -0.81``."""
+def signed(value: float, span: float) -> str:
+    """A contribution with its arrow, ``↑ +0.31``, ``↓ -0.81``; ``span`` is the largest of its decision."""
     arrow = "↑" if value > 0 else "↓" if value < 0 else " "
-    return f"{arrow} {value:+.2f}"
+    return f"{arrow} {_plus(value, decimals_for(span))}"
+
+
+def _plus(value: float, decimals: int) -> str:
+    return ("" if value < 0 else "+") + fixed(value, decimals)
+
+
+def span_of(phi: Float64Array) -> float:
+    """The largest contribution, whatever its sign; 0 where there is none."""
+    return float(np.abs(phi).max(initial=0.0))
 
 
 def coloured(text: str, value: float) -> str:
@@ -81,8 +91,10 @@ def reasons(reply: Reply, row: int, top: int) -> str:
         return reply.statuses[row].value
     label = None if reply.labels is None else int(reply.labels[row])
     phi = reply.attributions[row, :, explained_output(reply.attributions, label)]
+    span = span_of(phi)
     return "   ".join(
-        f"{reply.feature_names[index]} {number(reply.rows[row, index])} {coloured(signed(phi[index]), phi[index])}"
+        f"{reply.feature_names[index]} {number(reply.rows[row, index])} "
+        + coloured(signed(phi[index], span), phi[index])
         for index in strongest(phi, top)
     )
 
@@ -213,6 +225,7 @@ def model_json(model: ModelStatus) -> dict[str, Any]:
         "sha256": model.model_sha256,
         "feature_names": model.feature_names,
         "classes": model.classes,
+        "allows_missing": model.allows_missing,
     }
 
 
@@ -252,17 +265,20 @@ def decision_text(decision: Decision, labels: Mapping[str, str] | None = None, t
     output = explained_output(explanation.attributions, decision.label)
     phi = explanation.attributions[:, output]
     base, margin = float(explanation.base_values[output]), float(decision.margin[output])
-    facts.append(["margin", f"{margin:+.4f} = base value {base:+.4f} and the contributions {phi.sum():+.4f}"])
+    span = span_of(phi)
+    of_margin, of_base, of_all = (_plus(one, decimals_for(span / 100)) for one in (margin, base, float(phi.sum())))
+    facts.append(["margin", f"{of_margin} = base value {of_base} and the contributions {of_all}"])
     facts.append(
         ["explanation", f"adds up to within {explanation.additivity_residual:.0e}, {explanation.method.algorithm}"]
     )
     shown = strongest(phi, top)
-    longest = max((abs(phi[index]) for index in shown), default=1.0)
+    weights = [signed(phi[index], span) for index in shown]
+    widest = max(map(len, weights), default=0)
     rows = []
-    for index in shown:
+    for index, text in zip(shown, weights, strict=True):
         name = decision.feature_names[index]
-        bar = "█" * max(1, round(_BAR_CELLS * abs(phi[index]) / longest))
-        weight = coloured(f"{signed(phi[index]):>8}  {bar}", phi[index])
+        bar = "█" * max(1, round(_BAR_CELLS * abs(phi[index]) / span))
+        weight = coloured(f"{text:>{widest}}  {bar}", phi[index])
         rows.append([(labels or {}).get(name, name), number(decision.input[index]), weight])
     return table(["", ""], facts).lstrip("\n") + "\n\n" + table(["feature", "value", "contribution"], rows, right=[1])
 

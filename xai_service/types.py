@@ -108,11 +108,15 @@ class Explanations:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Stages of one request in microseconds, and the budget in force in milliseconds (``None``: no limit)."""
+    """Stages of one request in microseconds, and the budget in force in milliseconds (``None``: no limit).
+
+    Stages that were not measured are ``None``: the explanation's where it was not ready for the reply, and the last two
+    in the decision's record, which is written before they have passed.
+    """
 
     predict_us: float
-    explain_us: float
-    overlap_us: float
+    explain_us: float | None
+    overlap_us: float | None
     budget_ms: float | None
-    record_us: float = 0.0
-    total_us: float = 0.0
+    record_us: float | None = None
+    total_us: float | None = None

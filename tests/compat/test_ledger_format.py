@@ -99,7 +99,7 @@ def test_a_deferred_regression_and_its_amendment_say_what_they_said(path: Path) 
     assert decision.prediction.tolist() == decision.margin.tolist() == [7.0, 8.0]
     assert (decision.probabilities, decision.label, decision.threshold) == (None, None, None)
     assert (decision.classes, decision.favourable_class) == ((), "")
-    assert decision.timings == Timings(36.5, 0.0, 0.0, None)
+    assert decision.timings == Timings(36.5, None, None, None)
     assert decision.explanation.status is ExplanationStatus.DEFERRED
     assert decision.explanation.phi is None
     assert decision.explanation.base_values.tolist() == [1.0, 2.0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import shap
 import xgboost as xgb
 
 from xai_service.client import Client
@@ -40,9 +41,16 @@ def test_tree_explainer_reads_the_same_file(loans, loan_repository):
 
 
 def test_to_shap_is_what_shap_would_give(loans, loan_server):
+    rows = loans.held_out.iloc[:20]
     with Client(loan_server) as client:
-        reply = client.predict(loans.held_out.iloc[:20], "loan")
+        reply = client.predict(rows, "loan")
+        alone = client.decision(reply.decision_ids[7]).to_shap()
     explanation = reply.to_shap()
-    assert explanation.values.shape == (20, loans.features.shape[1])
-    np.testing.assert_array_equal(explanation.data, loans.held_out.iloc[:20].to_numpy(np.float32))
-    assert list(explanation.feature_names) == list(loans.features.columns)
+    theirs = shap.TreeExplainer(loans.booster)(rows)
+    assert explanation.values.shape == theirs.values.shape == (20, loans.features.shape[1])
+    np.testing.assert_allclose(explanation.values, theirs.values, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(explanation.base_values, theirs.base_values, rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(explanation.data, rows.to_numpy(np.float32))
+    assert list(explanation.feature_names) == list(theirs.feature_names) == list(loans.features.columns)
+    np.testing.assert_array_equal(alone.values, explanation.values[7])
+    assert alone.base_values == explanation.base_values[7]

@@ -69,6 +69,31 @@ def test_overload_is_refused_with_a_hint_when_to_try_again(loans, loan_repositor
         assert len(client.predict(rows, "loan").decision_ids) == 300  # and it recovers at once
 
 
+def test_grpcs_own_bounds_are_told_apart(loans, loan_repository, tmp_path):
+    """Too many requests: try again. One too large: do not."""
+    settings = {"rpc_threads": 1, "max_waiting_rpcs": 0, "max_message_mib": 1}
+    with (
+        serving(loan_repository, tmp_path / "l", **settings) as server,
+        Client(server.addresses[0]) as client,
+        concurrent.futures.ThreadPoolExecutor(8) as threads,
+    ):
+        refusals = []
+
+        def ask(_):
+            try:
+                client.predict(loans.held_out.iloc[:300], "loan")
+            except RequestFailed as failed:
+                refusals.append(failed)
+
+        list(threads.map(ask, range(40)))
+        assert refusals
+        for refusal in refusals:
+            assert (refusal.code, refusal.retry_after_s) == ("RESOURCE_EXHAUSTED", 0.1)
+        with pytest.raises(RequestFailed, match="larger than max") as failed:
+            client.predict(np.zeros((10_000, loans.features.shape[1]), np.float32), "loan")
+        assert (failed.value.code, failed.value.retry_after_s) == ("RESOURCE_EXHAUSTED", None)
+
+
 def test_retry_info_is_googles(loans, loan_repository, tmp_path):
     with serving(loan_repository, tmp_path / "l", max_rows_in_flight=5, max_rows_per_request=5) as server:
         server._service._admission._rows = 5  # as if five rows were under way

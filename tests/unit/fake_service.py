@@ -43,6 +43,7 @@ class FakeService(pb_grpc.DecisionServiceServicer):
                 model_sha256=SHA256,
                 feature_names=NAMES,
                 classes=CLASSES,
+                allows_missing=[False, True, True],
             )
             for version in ("9", "10")
         ] + [pb.ModelStatus(model_name="broken", model_version="1", reason="no covers in the file")]
@@ -99,6 +100,7 @@ class FakeService(pb_grpc.DecisionServiceServicer):
             threshold=0.5,
             favourable_class="approved",
             explanation=self._explanation(),
+            timings=pb.Timings(predict_us=40),
             runtime=["onnxruntime 1.32.0"],
         )
         decision.decided_at.FromJsonString("2026-03-01T10:20:30.5Z")

@@ -3,8 +3,10 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import logging
 import subprocess
 import sys
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -177,6 +179,14 @@ def test_predict_ignores_other_columns_and_says_so(target: str) -> None:
         ("income,debt,age\n1,2,3\n1,2\n", "- line 3: 2 cells under 3 column names"),
         ("income,debt,age\n1,2,3\n\n1,two,3\n", "- line 4, column 'debt': 'two' is not a finite number"),
         ("income,debt,age\n1,inf,3\n", "- line 2, column 'debt': 'inf' is not a finite number"),
+        ("income,debt,age\n1,1e39,3\n", "- line 2, column 'debt': '1e39' is infinite as float32"),
+        ("income,debt,age\n1,2,3\n\n,2,3\n", "- line 4, column 'income': is missing, and the model knows no missing"),
+        ("income,debt,age\nNaN,2,3\n", "- line 2, column 'income': is missing"),
+        (
+            "income,debt,age\n" + "1,2,3\n" * 2500 + "1,,3\n,2,3\n",
+            "- line 2503, column 'income': is missing",
+        ),
+        ("income, age,debt,age \n1,2,3,4\n", "2 columns are named 'age' apart from spaces"),
         ("income,debt,age\n1_0,2,3\n", "- line 2, column 'income': '1_0' is not a finite number"),
         ('income,debt,age\n1,"2,3\n', "not CSV in UTF-8"),
         ("income,debt,age\n1,2," + "9" * 200_000 + "\n", "not CSV in UTF-8: field larger"),
@@ -206,14 +216,52 @@ def test_predict_names_the_models_there_are(target: str) -> None:
     def error(*options: str) -> str:
         return one_error(xai("predict", "--csv", "-", "--target", target, *options, stdin=GOOD))
 
-    assert error("--model", "lone") == "no model 'lone'; the service knows: broken 1, loan 10, loan 9"
+    assert error("--model", "lone") == "no model 'lone'; the service knows: loan 9, loan 10, broken 1"
     assert error("--model", "loan", "--version", "8").startswith("no model 'loan' version 8;")
-    assert error("--model", "broken") == "model 'broken' is not served: no covers in the file"
+    assert error("--model", "broken") == "model 'broken' version 1 is not served: no covers in the file"
+
+
+def test_predict_takes_the_version_that_the_service_would(service: FakeService, target: str) -> None:
+    """Which is the last that it lists, and it is named in the request: the features were that version's."""
+    options = ("--csv", "-", "--model", "loan", "--target", target)
+    assert xai("predict", *options, stdin=GOOD).exit_code == 0
+    assert service.requests[-1].model_version == "10"
+    newest = type(service.models[0])()
+    newest.CopyFrom(service.models[0])
+    newest.model_version = "9.10"
+    service.models.insert(2, newest)
+    assert xai("predict", *options, stdin=GOOD).exit_code == 0
+    assert service.requests[-1].model_version == "9.10"
+    newest.ready, newest.reason = False, "damaged"
+    service.models[2] = newest
+    error = one_error(xai("predict", *options, stdin=GOOD))
+    assert error == "model 'loan' version 9.10 is not served: damaged"  # as the service would say
+
+
+def test_a_batch_that_is_refused_is_named_by_its_rows(
+    service: FakeService, target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = tmp_path / "many.csv"
+    many.write_text("income,debt,age\n" + "1,0,0\n" * 1500)
+    enter = service._enter
+
+    def refuse_the_second(request: Any, context: Any) -> None:
+        if len(service.requests) == 2:
+            service.refuse_input()
+        enter(request, context)
+
+    monkeypatch.setattr(service, "_enter", refuse_the_second)
+    result = xai("predict", "--csv", str(many), "--model", "loan", "--target", target, "--json")
+    assert result.exit_code == 1
+    assert len(result.stdout.splitlines()) == 1000
+    assert "error: rows 1001 to 1500: INVALID_ARGUMENT: input.shape: 3 columns are needed; " in result.stderr
+    assert "the 1000 rows before are decided and recorded" in result.stderr
 
 
 def test_a_file_that_does_not_exist_is_an_error(target: str, tmp_path: Path) -> None:
     missing = str(tmp_path / "none.csv")
-    assert "none.csv" in one_error(xai("predict", "--csv", missing, "--model", "loan", "--target", target))
+    error = one_error(xai("predict", "--csv", missing, "--model", "loan", "--target", target))
+    assert error == f"{missing}: No such file or directory"
 
 
 def test_errors_of_the_service_are_shown(service: FakeService, target: str) -> None:
@@ -223,6 +271,18 @@ def test_errors_of_the_service_are_shown(service: FakeService, target: str) -> N
 
 def test_nobody_listening_is_an_error(tmp_path: Path) -> None:
     assert one_error(xai("models", "--target", f"unix:{tmp_path / 'nobody'}")).startswith("UNAVAILABLE: ")
+
+
+def test_names_with_spaces_are_found_as_they_stand(service: FakeService, target: str) -> None:
+    options = ("--csv", "-", "--model", "loan", "--target", target)
+    assert xai("predict", *options, stdin="income , debt,age\n1,2,3\n").exit_code == 0
+    np.testing.assert_array_equal(np.frombuffer(service.requests[-1].input.data), [1, 2, 3])
+    for model in service.models[:2]:
+        model.feature_names[:] = ["age ", " debt", "age"]
+        model.allows_missing[:] = [True] * 3
+    assert xai("predict", *options, stdin="age,age , debt,debt\n1,2,3,4\n").exit_code == 0
+    np.testing.assert_array_equal(np.frombuffer(service.requests[-1].input.data), [2, 3, 1])
+    assert "no column for age " in one_error(xai("predict", *options, stdin="age,debt\n1,2\n"))
 
 
 # decision and models
@@ -250,6 +310,10 @@ def test_decision_json(target: str) -> None:
     assert one["explanation"]["attributions"]["debt"] == [-3.0]
     assert one["label"] == "denied"
     assert one["threshold"] == 0.5
+    assert one["timings"] == {
+        "predict_us": 40.0, "explain_us": None, "overlap_us": None, "record_us": None, "total_us": None,
+        "budget_ms": None,
+    }  # fmt: skip
 
 
 def test_decision_waits_for_its_explanation(service: FakeService, target: str) -> None:
@@ -321,6 +385,25 @@ def test_serve_refuses_bad_settings(served_with: list[ServiceConfig], tmp_path: 
     assert served_with == []
 
 
+def test_serve_logs_to_stderr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def serve(*_: Any) -> None:
+        logging.getLogger("xai_service.model").info("model loan is ready")
+        logging.getLogger("elsewhere").error("trouble")
+
+    monkeypatch.setattr(server, "serve", serve)
+    before = logging.getLogger().handlers[:]
+    result = xai("serve", "--repository", str(tmp_path))
+    time, message = result.stderr.splitlines()[0].split(" ", 1)
+    assert datetime.fromisoformat(time).utcoffset() == timedelta(0)
+    assert message == "INFO xai_service.model: model loan is ready"
+    assert "ERROR elsewhere: trouble" in result.stderr
+    assert result.stdout == ""
+    quiet = xai("serve", "--repository", str(tmp_path), "--log-level", "ERROR").stderr.splitlines()
+    assert [line.split(" ", 1)[1] for line in quiet] == ["ERROR elsewhere: trouble"]
+    assert logging.getLogger().handlers == before
+    assert "'--log-level'" in one_error(xai("serve", "--repository", str(tmp_path), "--log-level", "loud"), 2)
+
+
 # pack
 
 
@@ -381,7 +464,6 @@ def test_pack_writes_a_bundle(booster: Path, tmp_path: Path) -> None:
         ((), "income,debt\n1,2\n", "- line 1: no column for age"),
         (("--drop", "x"), "income,debt,age\n1,2,3\n", "no column 'x' to drop"),
         (("--drop", "age"), "income,debt,age\n1,2,3\n", "no column for age"),
-        (("--threshold", "7"), "income,debt,age\n1,2,3\n", "threshold"),
     ],
 )
 def test_pack_refuses(options: tuple[str, ...], stdin: str, message: str, booster: Path, tmp_path: Path) -> None:
@@ -389,8 +471,21 @@ def test_pack_refuses(options: tuple[str, ...], stdin: str, message: str, booste
     assert message in one_error(result)
 
 
+@pytest.mark.parametrize("option", ["--threshold", "--latency-budget-ms"])
+@pytest.mark.parametrize("value", ["nan", "inf", "-1", "0", "x"])
+def test_pack_refuses_numbers_that_are_none(option: str, value: str, booster: Path, tmp_path: Path) -> None:
+    result = xai("pack", str(booster), "--data", "-", "--name", "l", "--out", str(tmp_path), option, value, stdin=GOOD)
+    assert f"Invalid value for '{option}'" in one_error(result, 2)
+
+
+def test_pack_speaks_of_what_the_user_wrote(booster: Path, tmp_path: Path) -> None:
+    options = ("--name", "l", "--out", str(tmp_path), "--favourable-class", "2")
+    error = one_error(xai("pack", str(booster), "--data", "-", *options, stdin=GOOD.replace("\n,", "\n1,")))
+    assert error == 'favourable_class: must be "0" or "1", is "2"'
+
+
 def test_pack_refuses_what_is_no_model(tmp_path: Path) -> None:
-    for name, message in (("model.ubj", "is not an XGBoost model"), ("model.txt", ".ubj or .json")):
+    for name, message in (("model.ubj", "it is no XGBoost model"), ("model.txt", "only .json and .ubj")):
         path = tmp_path / name
         path.write_bytes(b"nonsense")
         result = xai("pack", str(path), "--data", "-", "--name", "l", "--out", str(tmp_path), stdin="a\n1\n")

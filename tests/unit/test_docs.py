@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import shlex
+import subprocess
 import textwrap
 from pathlib import Path
 
@@ -46,6 +47,14 @@ def test_every_setting_is_documented_as_it_is():
     assert documented == expected
 
 
+def test_the_log_level_is_documented_as_it_is():
+    (option,) = (p for p in main.commands["serve"].params if p.name == "log_level")
+    section = OPERATIONS.split("## Logs")[1].split("\n## ")[0]
+    assert f"`{option.opts[0]}` (`{option.envvar}`)" in section
+    assert all(f"`{level}`" in section for level in option.type.choices)
+    assert f"`{option.default}` (the default)" in section
+
+
 def test_every_status_is_documented_as_it_is():
     documented = {row[0].strip("`"): row[1] for row in _table(OPERATIONS, "error")}
     leaves = {kind for kind in CODES if not kind.__subclasses__() and kind.__name__ != "PackRefused"}
@@ -59,6 +68,21 @@ def _blocks(language: str) -> list[str]:
 def _commands() -> list[list[str]]:
     lines = [line for block in _blocks("sh") for line in block.splitlines()]
     return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def test_make_serve_keeps_repositories_apart(tmp_path):
+    """Another repository has a ledger of its own, beside it, and is not made by running the demo."""
+
+    def recipe(*arguments):
+        command = ["make", "--dry-run", "--no-print-directory", "serve", *arguments]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        return done.stdout.replace("\\\n", " ").splitlines()
+
+    assert recipe()[-1].endswith("serve --repository var/demo/models --ledger var/demo/ledger.sqlite")
+    assert any("xai demo" in line for line in recipe())
+    other = recipe(f"REPO={tmp_path}/models/")
+    assert other[-1].endswith(f"serve --repository {tmp_path}/models/ --ledger {tmp_path}/ledger.sqlite")
+    assert not any("xai demo" in line for line in other)
 
 
 def test_the_readmes_commands_exist():

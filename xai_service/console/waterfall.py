@@ -17,6 +17,8 @@ import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from xai_service.console.digits import decimals_for, fixed
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -74,7 +76,7 @@ class Scale:
     @property
     def decimals(self) -> int:
         """Decimals that show three digits of the whole span."""
-        return max(0, 2 - math.floor(math.log10(self.high - self.low)))
+        return decimals_for(self.high - self.low)
 
     def ticks(self) -> list[tuple[float, str]]:
         """Position and label of round margins, as many as fit without touching each other or the labels' column."""
@@ -313,12 +315,7 @@ def _raw(value: float) -> str:
 
 
 def _number(value: float, decimals: int) -> str:
-    """A margin: fixed decimals, unless these would hide a small one or make a huge one unreadable."""
-    size = abs(value)
-    text = f"{size:.{decimals}f}" if size < 1e12 and decimals < 10 else f"{size:.9g}"
-    if size and not float(text):
-        text = f"{size:.2g}"
-    return (MINUS if value < 0 else "") + text.replace("-", MINUS)
+    return fixed(value, decimals).replace("-", MINUS)
 
 
 def _clean(text: str) -> str:

@@ -160,9 +160,10 @@ def _weights(reply: Reply) -> list[str]:
     if reply.attributions is None or reply.statuses[0] is not ExplanationStatus.COMPLETE:
         return [f"explanation {reply.statuses[0].value}: {reply.detail}"]
     phi = reply.attributions[0, :, 0]
+    span = report.span_of(phi)
     return [
         f"{data.LABELS[reply.feature_names[index]]:<38}{report.number(reply.rows[0, index]):>10}   "
-        + report.coloured(report.signed(phi[index]), phi[index])
+        + report.coloured(report.signed(phi[index], span), phi[index])
         for index in report.strongest(phi, _TOP)
     ]
 

@@ -86,8 +86,8 @@ class Decision:
         favourable_class: the outcome people hope for; may be empty.
         explanation: as it stood at the reply.
         runtime: what computed the prediction.
-        timings: of the request. Its ``record_us`` and ``total_us`` lie after the recording: not stored, read back as 0.
-            A ``budget_ms`` of ``None`` is stored as 0, as in the API, where a budget is > 0.
+        timings: of the request. Its ``record_us`` and ``total_us`` lie after the recording: not stored.
+            ``None`` is stored as 0: a budget is > 0, and so is what an explanation took.
     """
 
     decision_id: uuid.UUID
@@ -143,8 +143,8 @@ def encode_decision(decision: Decision) -> bytes:
             ),
             timings=record_pb2.TimingsRecord(
                 predict_us=timings.predict_us,
-                explain_us=timings.explain_us,
-                overlap_us=timings.overlap_us,
+                explain_us=timings.explain_us or 0.0,
+                overlap_us=timings.overlap_us or 0.0,
                 budget_ms=timings.budget_ms,
             ),
         )
@@ -186,7 +186,12 @@ def decode_decision(data: bytes) -> Decision:
         favourable_class=record.favourable_class,
         explanation=_explanation(record.explanation, (features, outputs)),
         runtime=Runtime(runtime.service_version, runtime.onnxruntime_version, runtime.intra_op_threads),
-        timings=Timings(timings.predict_us, timings.explain_us, timings.overlap_us, timings.budget_ms or None),
+        timings=Timings(
+            predict_us=timings.predict_us,
+            explain_us=timings.explain_us or None,
+            overlap_us=timings.overlap_us if timings.explain_us else None,
+            budget_ms=timings.budget_ms or None,
+        ),
     )
 
 

@@ -15,17 +15,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-import onnx
-
 from xai_service.types import Float32Array
 
 FEW_ROWS = 8  # fewer than this are few: PathDependentExplainer::kManyRows
 _SIZES = (1, 16, 64, 4)  # each tells whether the next is affordable; the kernel's lanes are full at 16
 _TURNS = 5
 _LIMIT_US = 60_000.0
-_MOST_VALUES = 1 << 22  # of a batch's attributions: 32 MiB
-_THRESHOLDS = 256  # of which a row gets its values
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,17 +150,3 @@ def _line(took: dict[int, float], small: int, large: int) -> Line | None:
         return Line(0.0, took[small] / small)
     row_us = max(1e-3, (took[large] - took[small]) / (large - small))
     return Line(max(0.0, took[small] - small * row_us), row_us)
-
-
-def rows_near_thresholds(model: onnx.ModelProto, n_features: int, n_outputs: int) -> Float32Array:
-    """Returns rows to time a model on: each feature stands on a threshold that the trees compare it with, or near 0."""
-    rng = np.random.default_rng(0)
-    n = max(1, min(max(_SIZES), _MOST_VALUES // (n_features * n_outputs)))
-    rows = rng.normal(size=(n, n_features)).astype(np.float32)
-    (node,) = (node for node in model.graph.node if str(node.op_type).startswith("TreeEnsemble"))
-    attributes = {attribute.name: attribute for attribute in node.attribute}
-    features, thresholds = attributes["nodes_featureids"].ints, attributes["nodes_values"].floats
-    for row in rows:
-        for split in rng.integers(len(features), size=min(len(features), 4 * n_features, _THRESHOLDS)).tolist():
-            row[features[split]] = thresholds[split]  # a leaf's stands for some feature too, and does no harm
-    return rows

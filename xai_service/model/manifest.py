@@ -117,7 +117,7 @@ class Manifest:
         classes: names of labels 0 and 1; empty for a regression.
         threshold: label 1 where its probability is greater, compared in float32, in (0, 1); ``None`` for a regression.
         favourable_class: the class that is good news for the person decided about, or ``None``.
-        latency_budget_ms: budget of a request that names none, in milliseconds, or ``None``.
+        latency_budget_ms: budget of every request, in milliseconds (one may ask for less), or ``None``.
         files: digest of each file beside the manifest.
         parity: the certificate.
         made_by: version of each tool that made the bundle.

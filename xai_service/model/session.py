@@ -7,6 +7,8 @@ bits with it. Concurrency comes from calling `OrtPredictor.predict` from several
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -34,7 +36,8 @@ def open_session(data: bytes) -> ort.InferenceSession:
     options.intra_op_num_threads = INTRA_OP_THREADS
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # what goes wrong is raised here and logged where it is handled
-    return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    # Without this it prints to stdout, which is for results, and tries again with the same provider.
+    return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"], enable_fallback=0)
 
 
 class OrtPredictor:
@@ -46,8 +49,8 @@ class OrtPredictor:
         outputs: names that the file must compute, besides ``margin``.
 
     Raises:
-        InvalidModel: the graph holds more than trees and links, lacks an output or gives it another shape or type, or
-            ONNX Runtime refuses it.
+        InvalidModel: a name is not UTF-8, the graph holds more than trees and links, lacks an output or gives it
+            another shape or type, or ONNX Runtime refuses it.
     """
 
     def __init__(self, model: onnx.ModelProto, data: bytes, outputs: tuple[str, ...]) -> None:
@@ -100,6 +103,19 @@ class OrtPredictor:
                     raise InvalidModel(f"output {name} is {found} for {n} rows, must be {dtype.__name__} {shape}")
 
 
+def _check_text(message: Any) -> None:
+    """Refuses names that are not UTF-8, on which ONNX Runtime's Python part fails in ways of its own."""
+    for field, value in message.ListFields():
+        texts = field.type == field.TYPE_STRING
+        if not texts and field.type != field.TYPE_MESSAGE:
+            continue
+        for one in value if isinstance(value, Sequence) and not isinstance(value, (str, bytes)) else (value,):
+            if not texts:
+                _check_text(one)
+            elif isinstance(one, bytes):  # what the parser makes of such text
+                raise InvalidModel(f"{field.full_name.removeprefix('onnx.')} is not UTF-8: {one[:64]!r}")
+
+
 def _check_graph(model: onnx.ModelProto, outputs: tuple[str, ...]) -> None:
     graph = model.graph
     foreign = sorted(
@@ -118,6 +134,7 @@ def _check_graph(model: onnx.ModelProto, outputs: tuple[str, ...]) -> None:
     missing = {"margin", *outputs} - {value.name for value in graph.output}
     if missing:
         raise InvalidModel(f"the graph lacks the outputs {sorted(missing)}")
+    _check_text(model)  # last: only now is the graph known to be small
 
 
 def _check_size(graph: onnx.GraphProto) -> None:

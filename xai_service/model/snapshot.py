@@ -5,12 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from xai_service import _treeshap
 from xai_service.errors import InvalidModel
+from xai_service.model.agreement import check_agreement
 from xai_service.model.bundle import Bundle
-from xai_service.model.costs import Costs, calibrate, rows_near_thresholds
+from xai_service.model.costs import Costs, calibrate
 from xai_service.model.manifest import Manifest
 from xai_service.model.onnx_trees import parse_model, read_forest
+from xai_service.model.probe_rows import rows_near_thresholds
 from xai_service.model.session import OrtPredictor
 from xai_service.treeshap import compile_explainer, method_for
 from xai_service.types import Float32Array, Float64Array, Method, Prediction
@@ -58,8 +62,10 @@ class ModelSnapshot:
             raise InvalidModel(f"the model computes {forest.n_outputs} margins; a binary classifier has one")
         explainer = compile_explainer(forest)
         predictor = OrtPredictor(model, bundle.onnx_bytes, _OUTPUTS[manifest.task])
-        names = tuple(feature.name for feature in manifest.features)
         rows = rows_near_thresholds(model, forest.n_features, forest.n_outputs)
+        missing = np.full_like(rows[:1], np.nan)
+        check_agreement(manifest, model, predictor.predict, np.concatenate([rows, missing]), explainer.base_values)
+        names = tuple(feature.name for feature in manifest.features)
         costs = calibrate(predictor.predict, explainer.explain, rows)
         return cls(manifest, bundle.onnx_sha256, names, explainer.base_values, costs, predictor, explainer)
 

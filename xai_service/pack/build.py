@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,6 +15,7 @@ import onnxruntime
 
 import xai_service
 from xai_service.errors import InvalidModel, PackRefused
+from xai_service.model.agreement import metadata_of
 from xai_service.model.manifest import (
     MANIFEST_FILE,
     MAX_MODEL_BYTES,
@@ -67,7 +69,7 @@ def pack(
         classes: names of labels 0 and 1 of a classifier.
         threshold: label 1 where its probability is greater; in (0, 1).
         favourable_class: which class is good news for the person decided about.
-        latency_budget_ms: budget, in milliseconds, of requests that name none.
+        latency_budget_ms: budget of every request, in milliseconds; a request may ask for less.
         missing: which features may be NaN when served: those that are in ``X``, all, or none.
         progress: is told the stage and the share done of the whole, 0 to 1.
 
@@ -99,9 +101,9 @@ def pack(
             cover=native.cover,
             features=features,
             classes=tuple(classes) if is_classifier else (),
-            threshold=threshold if is_classifier else None,
+            threshold=_number("threshold", threshold) if is_classifier else None,
             favourable_class=favourable_class,
-            latency_budget_ms=latency_budget_ms,
+            latency_budget_ms=None if latency_budget_ms is None else _number("latency_budget_ms", latency_budget_ms),
             files={MODEL_FILE: FileDigest("0" * 64, 0)},
             parity=_UNPROVEN,
             made_by=_made_by(native),
@@ -114,8 +116,8 @@ def pack(
         base=native.base,
         link=native.link,
         threshold=draft.threshold,
-        cover=native.cover,
-        feature_names=names,
+        n_features=len(names),
+        metadata=metadata_of(draft),
     )
     if len(data) > MAX_MODEL_BYTES:
         raise PackRefused(f"the ONNX file would have {len(data)} bytes; at most {MAX_MODEL_BYTES} are served")
@@ -150,8 +152,20 @@ def _checked(manifest: Manifest) -> Manifest:
     """Returns the manifest as a server will read it, which checks every argument by the server's own rules."""
     try:
         return Manifest.parse(manifest.to_json())
-    except (InvalidModel, TypeError, ValueError) as error:  # the latter two: not JSON at all, such as NaN
-        raise PackRefused(str(error)) from error
+    except InvalidModel as error:  # names the argument, in a file that the caller never wrote
+        raise PackRefused(str(error).removeprefix(f"{MANIFEST_FILE}: ")) from error
+    except (TypeError, ValueError) as error:
+        raise PackRefused(f"an argument cannot be written as JSON: {error}") from error
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError) as error:
+        raise PackRefused(f"{name}: must be a number, is {value!r}") from error
+    if not math.isfinite(number):
+        raise PackRefused(f"{name}: must be a finite number, is {number}")
+    return number
 
 
 def _made_by(native: NativeModel) -> dict[str, str]:

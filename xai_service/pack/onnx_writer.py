@@ -8,15 +8,14 @@
       regression:             margin ── Identity or Exp ── prediction FP32 [n, 1]
 
 Outputs stand in the order ``label, probabilities, margin`` or ``prediction, margin``. Nodes stand tree by tree, root
-first; covers are in ``nodes_hitrates``, which ONNX Runtime ignores. ``metadata_props`` say the rest: ``xai.cover``,
-``xai.link`` and ``xai.feature_names`` (a JSON list). Equal models give equal bytes.
+first; covers are in ``nodes_hitrates``, which ONNX Runtime ignores. ``metadata_props`` say the rest: see
+`xai_service.model.agreement`. Equal models give equal bytes.
 
 The ai.onnx.ml opset is 3, not 5: the newer ``TreeEnsemble`` has no place for the covers of leaves.
 """
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,12 +24,12 @@ from onnx import AttributeProto, NodeProto, TensorProto, helper
 import xai_service
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
     from onnx import ModelProto, ValueInfoProto
 
-    from xai_service.model.manifest import Cover, Link
+    from xai_service.model.manifest import Link
     from xai_service.pack.forest import Tree
 
 _OPSET, _ML_OPSET, _IR_VERSION = 18, 3, 8
@@ -42,8 +41,8 @@ def write_onnx(
     base: float,
     link: Link,
     threshold: float | None,
-    cover: Cover,
-    feature_names: Sequence[str],
+    n_features: int,
+    metadata: Mapping[str, str],
 ) -> bytes:
     """Returns the ONNX file.
 
@@ -52,8 +51,8 @@ def write_onnx(
         base: added to the sum of the leaves, in margin units.
         link: "logistic" makes a binary classifier, the others a regression.
         threshold: label 1 where its probability is greater, compared in float32; ``None`` for a regression.
-        cover: what the trees' covers count.
-        feature_names: of the input's columns, in order.
+        n_features: columns of the input.
+        metadata: what the file says of itself.
     """
     nodes = [_ensemble(trees, base)]
     constants: list[TensorProto] = []
@@ -80,7 +79,7 @@ def write_onnx(
     graph = helper.make_graph(
         nodes,
         "xai",
-        [_value("input", TensorProto.FLOAT, len(feature_names))],
+        [_value("input", TensorProto.FLOAT, n_features)],
         [*outputs, _value("margin", TensorProto.FLOAT, 1)],
         constants,
     )
@@ -91,14 +90,7 @@ def write_onnx(
         producer_name="xai-service",
         producer_version=xai_service.__version__,
     )
-    helper.set_model_props(
-        model,
-        {
-            "xai.cover": cover,
-            "xai.link": link,
-            "xai.feature_names": json.dumps(list(feature_names), separators=(",", ":")),
-        },
-    )
+    helper.set_model_props(model, dict(metadata))
     return bytes(model.SerializeToString(deterministic=True))
 
 

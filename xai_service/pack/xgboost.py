@@ -79,15 +79,29 @@ def read(model: Any) -> NativeModel:
     )
 
 
+def load(path: Path) -> xgboost.Booster:
+    """Returns the Booster in a file.
+
+    Raises:
+        PackRefused: not a .json or .ubj file that XGBoost reads; says what to do.
+    """
+    if path.suffix not in (".json", ".ubj"):
+        raise PackRefused(f"{path}: only .json and .ubj are read, as Booster.save_model writes them")
+    if not path.is_file():
+        raise PackRefused(f"{path}: there is no such file")
+    try:
+        return xgboost.Booster(model_file=path)
+    except (xgboost.core.XGBoostError, OSError, ValueError) as error:
+        # XGBoost's own text is of its C++ source, and says nothing about the file; the traceback has it.
+        raise PackRefused(
+            f"{path}: XGBoost cannot read it: it is no XGBoost model, or damaged or cut short; write it again with "
+            "Booster.save_model"
+        ) from error
+
+
 def _booster(model: Any) -> xgboost.Booster:
     if isinstance(model, (str, Path)):
-        path = Path(model)
-        if path.suffix not in (".json", ".ubj"):
-            raise PackRefused(f"{path}: only .json and .ubj are read, as Booster.save_model writes them")
-        try:
-            return xgboost.Booster(model_file=path)
-        except (xgboost.core.XGBoostError, OSError, ValueError) as error:
-            raise PackRefused(f"{path}: XGBoost cannot read it: {str(error)[:500]}") from error
+        return load(Path(model))
     if isinstance(model, xgboost.Booster):
         return model
     if isinstance(model, xgboost.XGBModel):

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import uuid
 from dataclasses import dataclass
 from datetime import UTC
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
 
+    from numpy.typing import NDArray
+
 MAX_MESSAGE_BYTES = 256 * 2**20
 _OPTIONS = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -48,6 +51,9 @@ _STATUSES = {
     pb.EXPLANATION_STATUS_DEFERRED: ExplanationStatus.DEFERRED,
     pb.EXPLANATION_STATUS_FAILED: ExplanationStatus.FAILED,
 }
+# gRPC's own refusal of a request too many carries no details. Its other RESOURCE_EXHAUSTED is of a message too large,
+# for which trying again is no help.
+_TOO_MANY_RPCS, _RETRY_AFTER_S = "Concurrent RPC limit exceeded", 0.1
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.005, 0.25
 T = TypeVar("T")
 
@@ -59,7 +65,8 @@ class RequestFailed(Exception):
         code: the gRPC status' name, such as ``INVALID_ARGUMENT``, ``NOT_FOUND`` or ``UNAVAILABLE``.
         message: what was wrong, in the service's words.
         violations: the fields that were wrong, for ``INVALID_ARGUMENT``.
-        retry_after_s: seconds after which the service asks to be tried again, or ``None``.
+        retry_after_s: seconds after which to try again where that helps (`_RETRY_AFTER_S` where gRPC itself refused a
+            request too many, which it does without advice), or ``None``.
     """
 
     def __init__(
@@ -89,7 +96,7 @@ class Client:
         rows: Any,
         model: str,
         *,
-        version: str = "",
+        version: str | int = "",
         feature_names: Sequence[str] | None = None,
         latency_budget_ms: float | None = None,
         timeout_s: float | None = None,
@@ -105,16 +112,16 @@ class Client:
             timeout_s: of this call, instead of the client's.
 
         Raises:
-            ValueError: ``rows`` is not a numeric table.
+            ValueError: ``rows`` is not a table of real numbers.
             RequestFailed: the service refused, or did not answer in time.
         """
         return self._run(_predict(rows, model, version, feature_names, latency_budget_ms), timeout_s)
 
-    def decision(self, decision_id: str) -> Decision:
+    def decision(self, decision_id: str | uuid.UUID) -> Decision:
         """Returns the decision as recorded. Raises `RequestFailed`, ``NOT_FOUND`` for an unknown id."""
         return self._run(_decision(decision_id))
 
-    def explanation(self, decision_id: str, *, wait_s: float = 0.0) -> Explanation:
+    def explanation(self, decision_id: str | uuid.UUID, *, wait_s: float = 0.0) -> Explanation:
         """Returns the decision's explanation, asking again for up to ``wait_s`` seconds while it is deferred."""
         explanation = self._run(_explanation(decision_id))
         for pause_s in _pauses(wait_s):
@@ -163,7 +170,7 @@ class AsyncClient:
         rows: Any,
         model: str,
         *,
-        version: str = "",
+        version: str | int = "",
         feature_names: Sequence[str] | None = None,
         latency_budget_ms: float | None = None,
         timeout_s: float | None = None,
@@ -171,11 +178,11 @@ class AsyncClient:
         """As `Client.predict`."""
         return await self._run(_predict(rows, model, version, feature_names, latency_budget_ms), timeout_s)
 
-    async def decision(self, decision_id: str) -> Decision:
+    async def decision(self, decision_id: str | uuid.UUID) -> Decision:
         """As `Client.decision`."""
         return await self._run(_decision(decision_id))
 
-    async def explanation(self, decision_id: str, *, wait_s: float = 0.0) -> Explanation:
+    async def explanation(self, decision_id: str | uuid.UUID, *, wait_s: float = 0.0) -> Explanation:
         """As `Client.explanation`."""
         explanation = await self._run(_explanation(decision_id))
         for pause_s in _pauses(wait_s):
@@ -227,18 +234,16 @@ class _Call(Generic[T]):
 
 
 def _predict(
-    rows: Any, model: str, version: str, feature_names: Sequence[str] | None, latency_budget_ms: float | None
+    rows: Any, model: str, version: str | int, feature_names: Sequence[str] | None, latency_budget_ms: float | None
 ) -> _Call[Reply]:
     if feature_names is None and hasattr(rows, "columns"):
         feature_names = [str(name) for name in rows.columns]
-    table = np.asarray(rows)
-    if table.dtype != np.float32:
-        table = table.astype(np.float64)
+    table = _numbers(np.asarray(rows))
     if table.ndim != 2:
         raise ValueError(f"rows must be a table (n, features), not of shape {table.shape}; a single row is rows[None]")
     request = pb.PredictRequest(
         model_name=model,
-        model_version=version,
+        model_version=str(version),
         input=to_tensor(table),
         feature_names=feature_names or (),
         latency_budget_ms=latency_budget_ms,
@@ -246,13 +251,25 @@ def _predict(
     return _Call("Predict", request, lambda response: _read_reply(response, table))
 
 
-def _decision(decision_id: str) -> _Call[Decision]:
-    return _Call("GetDecision", pb.GetDecisionRequest(decision_id=decision_id), _read_decision)
+def _numbers(array: NDArray[Any]) -> Float32Array | Float64Array:
+    if array.dtype == np.float32:
+        return array
+    if array.dtype.kind not in "biufO":  # else complex numbers would lose a part, and dates become numbers
+        raise ValueError(f"rows hold {array.dtype}, which are no real numbers")
+    try:
+        return array.astype(np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"rows hold values that are no real numbers: {error}") from error
 
 
-def _explanation(decision_id: str) -> _Call[Explanation]:
-    request = pb.GetExplanationRequest(decision_id=decision_id)
-    return _Call("GetExplanation", request, lambda response: _read_explanation(response.explanation, decision_id))
+def _decision(decision_id: str | uuid.UUID) -> _Call[Decision]:
+    return _Call("GetDecision", pb.GetDecisionRequest(decision_id=str(decision_id)), _read_decision)
+
+
+def _explanation(decision_id: str | uuid.UUID) -> _Call[Explanation]:
+    text = str(decision_id)
+    request = pb.GetExplanationRequest(decision_id=text)
+    return _Call("GetExplanation", request, lambda response: _read_explanation(response.explanation, text))
 
 
 def _models() -> _Call[list[ModelStatus]]:
@@ -282,7 +299,10 @@ def _failure(error: Any) -> RequestFailed:
                 retry_after_s = retry.retry_delay.ToTimedelta().total_seconds()
     except (ValueError, DecodeError):
         pass  # damaged details must not hide the code and the message
-    return RequestFailed(error.code().name, error.details() or "", tuple(violations), retry_after_s)
+    code, message = error.code().name, error.details() or ""
+    if retry_after_s is None and code == "RESOURCE_EXHAUSTED" and _TOO_MANY_RPCS in message:
+        retry_after_s = _RETRY_AFTER_S
+    return RequestFailed(code, message, tuple(violations), retry_after_s)
 
 
 def _read_reply(response: Any, rows: Float32Array | Float64Array) -> Reply:
@@ -354,6 +374,7 @@ def _read_model(message: Any) -> ModelStatus:
         model_sha256=message.model_sha256,
         feature_names=tuple(message.feature_names),
         classes=tuple(message.classes),
+        allows_missing=tuple(message.allows_missing),
     )
 
 
@@ -364,11 +385,11 @@ def _read_method(message: Any) -> Method:
 def _read_timings(message: Any) -> Timings:
     return Timings(
         predict_us=message.predict_us,
-        explain_us=message.explain_us,
-        overlap_us=message.overlap_us,
         budget_ms=message.budget_ms or None,
-        record_us=message.record_us,
-        total_us=message.total_us,
+        **{
+            stage: getattr(message, stage) if message.HasField(stage) else None
+            for stage in ("explain_us", "overlap_us", "record_us", "total_us")
+        },
     )
 
 

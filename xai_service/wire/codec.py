@@ -150,6 +150,7 @@ def encode_model(entry: ModelEntry) -> pb.ModelStatus:
         model_sha256="" if snapshot is None else snapshot.sha256.hex(),
         feature_names=() if snapshot is None else snapshot.feature_names,
         classes=() if snapshot is None else snapshot.manifest.classes,
+        allows_missing=() if snapshot is None else (f.allows_missing for f in snapshot.manifest.features),
     )
 
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
+_MAX_ROWS_NAMED = 10
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reply:
@@ -62,8 +64,11 @@ class Reply:
         """
         open_rows = [row for row, status in enumerate(self.statuses) if status is not ExplanationStatus.COMPLETE]
         if open_rows or self.attributions is None:
+            shown = ", ".join(map(str, open_rows[:_MAX_ROWS_NAMED]))
+            more = f" and {len(open_rows) - _MAX_ROWS_NAMED} more" if len(open_rows) > _MAX_ROWS_NAMED else ""
             raise ValueError(
-                f"no explanation for rows {open_rows}: {self.detail or 'ask explanation() for them later'}"
+                f"no explanation for {len(open_rows)} of {len(self.statuses)} rows, [{shown}]{more}: "
+                f"{self.detail or 'ask explanation() for them later'}"
             )
         base_values = np.tile(self.base_values, (len(self.rows), 1))
         return _shap(self.attributions, base_values, self.rows, self.feature_names, self.classes)
@@ -140,7 +145,10 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class ModelStatus:
-    """One version of one model in the repository; ``reason`` says why it is not ready."""
+    """One version of one model in the repository; ``reason`` says why it is not ready.
+
+    ``allows_missing`` says of each feature whether a row may hold NaN there.
+    """
 
     model_name: str
     model_version: str
@@ -149,6 +157,7 @@ class ModelStatus:
     model_sha256: str
     feature_names: tuple[str, ...]
     classes: tuple[str, ...]
+    allows_missing: tuple[bool, ...]
 
 
 def _shap(

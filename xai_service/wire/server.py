@@ -178,6 +178,7 @@ def serve(config: ServiceConfig, on_ready: Callable[[tuple[str, ...]], None] | N
         raise
     server.start()
     try:
+        _log.info("listening on %s", ", ".join(server.addresses))
         if on_ready is not None:
             on_ready(server.addresses)
         wanted.wait()

@@ -78,7 +78,9 @@ def decisions(draw: st.DrawFn) -> Decision:
         explanation=draw(explanations(len(names), outputs)),
         runtime=Runtime(draw(TEXT), draw(TEXT), draw(st.integers(0, 2**31 - 1))),
         timings=Timings(
-            draw(DURATION), draw(DURATION), draw(DURATION), draw(st.none() | st.floats(0, 1e6, exclude_min=True))
+            draw(DURATION),
+            *draw(st.just((None, None)) | st.tuples(st.floats(1e-3, 1e6), DURATION)),
+            draw(st.none() | st.floats(0, 1e6, exclude_min=True)),
         ),
     )
 
@@ -147,7 +149,12 @@ def test_an_explanation_survives_its_bytes(decision_id: uuid.UUID, value: Explan
 
 def test_what_lies_after_the_recording_is_not_in_it() -> None:
     read = decode_decision(encode_decision(example(timings=Timings(1, 2, 3, 4, record_us=5, total_us=6))))
-    assert read.timings == Timings(1, 2, 3, 4, record_us=0, total_us=0)
+    assert read.timings == Timings(1, 2, 3, 4, record_us=None, total_us=None)
+
+
+def test_what_was_not_measured_is_not_read_back_as_zero() -> None:
+    for timings in (Timings(1, None, None, None), Timings(1, 2, 0, 4)):
+        assert decode_decision(encode_decision(example(timings=timings))).timings == timings
 
 
 def test_a_residual_that_was_not_computed_stays_nan() -> None:

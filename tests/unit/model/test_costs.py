@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests import forests
 from xai_service.model import costs
-from xai_service.model.costs import BatchCost, Line, Pace, calibrate, rows_near_thresholds, timed
+from xai_service.model.costs import BatchCost, Line, Pace, calibrate, timed
 from xai_service.model.snapshot import ModelSnapshot
 
 if TYPE_CHECKING:
@@ -88,15 +88,6 @@ def test_workers_share_the_rows_but_not_one_row() -> None:
     assert cost.us(4, workers=2) == 5 + 40
     assert cost.us(1000, workers=4) == 40 + 2500
     assert cost.us(8, workers=100) == cost.us(8)
-
-
-def test_rows_stand_on_the_models_thresholds(regression: onnx.ModelProto) -> None:
-    rows = rows_near_thresholds(regression, 2, 1)
-    assert rows.shape == (64, 2)
-    assert rows.dtype == np.float32
-    assert {0.5, -1.5} <= set(rows.ravel().tolist())
-    assert len(rows_near_thresholds(regression, 2, 1 << 20)) == 2
-    assert len(rows_near_thresholds(regression, 2, 1 << 30)) == 1
 
 
 def test_a_snapshot_knows_its_costs(regression: onnx.ModelProto, write_bundle: Callable[..., Path]) -> None:

@@ -23,7 +23,10 @@ ROWS = np.array([[a, b] for a in (*forests.VALUES, np.nan) for b in (*forests.VA
 
 def load(model: onnx.ModelProto, *outputs: str) -> OrtPredictor:
     """Loads the file as a snapshot does."""
-    data = model.SerializeToString()
+    return load_bytes(model.SerializeToString(), *outputs)
+
+
+def load_bytes(data: bytes, *outputs: str) -> OrtPredictor:
     parsed = parse_model(data)
     read_forest(parsed)
     return OrtPredictor(parsed, data, outputs)
@@ -225,3 +228,20 @@ def test_a_file_from_the_future(regression: onnx.ModelProto) -> None:
 def test_bytes_that_are_not_the_parsed_file(regression: onnx.ModelProto) -> None:
     with pytest.raises(InvalidModel, match="ONNX Runtime refuses the model"):
         OrtPredictor(regression, b"garbage", ())
+
+
+def test_names_that_are_not_text_are_refused_and_nothing_is_printed(
+    regression: onnx.ModelProto, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """ONNX Runtime's Python part would print to stdout, before the line that says that the server listens."""
+    data = regression.SerializeToString()
+    places = [i for i in range(len(data)) if data.startswith((b"margin", b"input", b"prediction", b"forest"), i)]
+    for place in places:
+        bad = data[:place] + b"\xff" + data[place + 1 :]
+        with pytest.raises(InvalidModel):
+            load_bytes(bad, "prediction")
+    with pytest.raises(InvalidModel, match=r"GraphProto\.name is not UTF-8: b'\\xfforest'"):
+        load(onnx.ModelProto.FromString(data.replace(b"forest", b"\xfforest")), "prediction")
+    with pytest.raises(InvalidModel, match="ONNX Runtime refuses"):
+        OrtPredictor(regression, b"garbage", ())
+    assert capfd.readouterr() == ("", "")

@@ -214,9 +214,14 @@ def test_onnx_contract(X: Float32Array, booster: xgboost.Booster, tmp_path: Path
     assert readers == ["TreeEnsembleRegressor"]
     assert list(model.graph.node[0].output) == ["margin"]
     properties = {entry.key: entry.value for entry in model.metadata_props}
-    assert properties.keys() == {"xai.cover", "xai.link", "xai.feature_names"}
-    assert (properties["xai.cover"], properties["xai.link"]) == ("sum_hessian", "logistic")
-    assert json.loads(properties["xai.feature_names"]) == ["a", "b", "c", "d", "é"]
+    assert (properties.pop("xai.cover"), properties.pop("xai.link")) == ("sum_hessian", "logistic")
+    assert {key: json.loads(value) for key, value in properties.items()} == {
+        "xai.feature_names": ["a", "b", "c", "d", "é"],
+        "xai.allows_missing": [True, True, True, True, False],
+        "xai.classes": ["0", "1"],
+        "xai.threshold": 0.5,
+        "xai.favourable_class": None,
+    }
 
 
 def test_same_model_same_bytes(X: Float32Array, train: Train, tmp_path: Path) -> None:

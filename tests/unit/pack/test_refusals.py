@@ -73,10 +73,19 @@ def test_scikit_learn_settings(X: Float32Array, signal: Float64Array, tmp_path: 
     refused(xgboost.XGBRegressor(objective=custom, n_estimators=2).fit(X, signal), X, tmp_path, "custom objectives")
 
 
-def test_things_that_are_no_model(X: Float32Array, tmp_path: Path) -> None:
+def test_things_that_are_no_model(X: Float32Array, booster: xgboost.Booster, tmp_path: Path) -> None:
     (tmp_path / "broken.json").write_text('{"learner": 1}')
     refused(tmp_path / "broken.json", X, tmp_path, r"broken\.json: XGBoost cannot read it")
-    refused(tmp_path / "absent.ubj", X, tmp_path, r"absent\.ubj: XGBoost cannot read it")
+    refused(tmp_path / "absent.ubj", X, tmp_path, r"absent\.ubj: there is no such file")
+    (tmp_path / "empty.json").write_text("{}")
+    refused(
+        tmp_path / "empty.json",
+        X,
+        tmp_path,
+        r"empty\.json: XGBoost cannot read it: it is no XGBoost model.*save_model$",
+    )
+    (tmp_path / "cut.ubj").write_bytes(bytes(booster.save_raw("ubj")[:1000]))
+    refused(tmp_path / "cut.ubj", X, tmp_path, r"cut\.ubj: XGBoost cannot read it: it is no .* cut short")
     refused(tmp_path / "model.pkl", X, tmp_path, r"only \.json and \.ubj")
     refused(object(), X, tmp_path, "builtins.object is not supported")
 
@@ -178,9 +187,12 @@ def test_data_frames_and_sparse_rows(booster: xgboost.Booster, tmp_path: Path) -
         ({"classes": ["same", "same"]}, r"classes\[1\]"),
         ({"threshold": 0.0}, "threshold"),
         ({"threshold": 1.0}, "threshold"),
-        ({"threshold": float("nan")}, "threshold|JSON"),
+        ({"threshold": float("nan")}, "^threshold: must be a finite number, is nan"),
+        ({"threshold": "x"}, "^threshold: must be a number, is 'x'"),
+        ({"threshold": 7}, "^threshold: must lie between 0 and 1"),
         ({"favourable_class": "2"}, "favourable_class"),
-        ({"latency_budget_ms": 0}, "latency_budget_ms"),
+        ({"latency_budget_ms": 0}, "^latency_budget_ms: must be greater"),
+        ({"latency_budget_ms": float("inf")}, "^latency_budget_ms: must be a finite number, is inf"),
         ({"missing": "some"}, "missing is 'some'"),
         ({"name": "../m"}, "name '../m'"),
         ({"name": ""}, "name ''"),

@@ -2,9 +2,11 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import importlib
 import inspect
 import time
+import uuid
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -101,11 +103,25 @@ def test_columns_of_a_data_frame_are_sent_unless_names_are_given(
 
 
 @both
-@pytest.mark.parametrize("rows", [[1.0, 2.0], 3.0, [[["a"]]], [["a", "b"]]])
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [1.0, 2.0],
+        3.0,
+        [[["a"]]],
+        [["a", "b"]],
+        np.array([[1 + 2j]]),
+        np.array([[1 + 2j]], object),
+        np.array([["2030-01-01"]], "M8[D]"),
+        np.array([[3]], "m8[s]"),
+        pd.DataFrame({"a": [pd.Timestamp("2030-01-01")], "b": [1.0]}),
+        pd.DataFrame({"a": [pd.NA], "b": ["x"]}),
+    ],
+)
 def test_what_is_no_numeric_table_is_refused_before_it_is_sent(
     call: Callable[..., Any], rows: Any, service: FakeService, target: str
 ) -> None:
-    with pytest.raises(ValueError, match=r"rows must be a table|could not convert"):
+    with pytest.raises(ValueError, match=r"rows must be a table|no real numbers"):
         call(target, "predict", rows, "loan")
     assert service.requests == []
 
@@ -136,7 +152,7 @@ def test_decision(call: Callable[..., Any], target: str) -> None:
     assert (decision.label, decision.threshold, decision.favourable_class) == (0, 0.5, "approved")
     assert decision.prediction is None
     assert decision.runtime == ("onnxruntime 1.32.0",)
-    assert decision.timings.budget_ms is None
+    assert decision.timings == Timings(40, None, None, None, record_us=None, total_us=None)
     explanation = decision.explanation
     assert explanation.decision_id == "id-7"
     np.testing.assert_array_equal(explanation.attributions, [[1.0], [-3.0], [0.0]])
@@ -152,6 +168,7 @@ def test_models(call: Callable[..., Any], target: str) -> None:
         ("broken", "1", False),
     ]
     assert known[0].feature_names == NAMES
+    assert known[0].allows_missing == (False, True, True)
     assert known[2].reason == "no covers in the file"
 
 
@@ -207,6 +224,29 @@ def test_the_advice_to_retry_later_is_handed_on(call: Callable[..., Any], servic
     with pytest.raises(RequestFailed) as caught:
         call(target, "models")
     assert (caught.value.code, caught.value.retry_after_s) == ("RESOURCE_EXHAUSTED", 0.25)
+
+
+@both
+def test_grpcs_own_refusals_say_when_trying_again_helps(
+    call: Callable[..., Any], service: FakeService, target: str
+) -> None:
+    for message, due in (
+        ("Concurrent RPC limit exceeded!", 0.1),
+        ("Received message larger than max (5000000 vs. 4194304)", None),
+    ):
+        service.fail(code_pb2.RESOURCE_EXHAUSTED, message)
+        with pytest.raises(RequestFailed) as caught:
+            call(target, "models")
+        assert caught.value.retry_after_s == due
+
+
+@both
+def test_ids_and_versions_need_not_be_text(call: Callable[..., Any], service: FakeService, target: str) -> None:
+    decision_id = uuid.UUID(int=7)
+    assert call(target, "decision", decision_id).decision_id == str(decision_id)
+    assert call(target, "explanation", decision_id).decision_id == str(decision_id)
+    call(target, "predict", ROWS, "loan", version=9)
+    assert service.requests[-1].model_version == "9"
 
 
 @both
@@ -291,8 +331,12 @@ def test_to_shap_names_rows_without_an_explanation(service: FakeService, target:
     service.predict_deferred = True
     reply = _sync(target, "predict", ROWS, "loan")
     assert reply.statuses == (ExplanationStatus.DEFERRED, ExplanationStatus.COMPLETE)
-    with pytest.raises(ValueError, match=r"rows \[0\]: 1 of the rows not ready"):
+    with pytest.raises(ValueError, match=r"1 of 2 rows, \[0\]: 1 of the rows not ready"):
         reply.to_shap()
+    many = dataclasses.replace(reply, statuses=(ExplanationStatus.DEFERRED,) * 1000)
+    with pytest.raises(ValueError, match=r"1000 of 1000 rows, \[0, 1, .*, 9\] and 990 more: ") as caught:
+        many.to_shap()
+    assert len(str(caught.value)) < 200
     service.deferred_polls = 1
     with pytest.raises(ValueError, match="decision id-1 has no explanation: deferred in the queue"):
         _sync(target, "decision", "id-1").to_shap()

@@ -199,3 +199,10 @@ def test_every_status_has_its_own_code():
 def test_no_budget_is_sent_as_zero():
     assert codec._timings(Timings(1, 2, 3, None)).budget_ms == 0
     assert codec._timings(Timings(1, 2, 3, 4.5)).budget_ms == 4.5
+
+
+def test_what_was_not_measured_is_not_sent():
+    sent = codec._timings(Timings(1, None, None, None))
+    assert not any(sent.HasField(stage) for stage in ("explain_us", "overlap_us", "record_us", "total_us"))
+    sent = codec._timings(Timings(1, 2, 0.0, None, record_us=3, total_us=4))
+    assert (sent.HasField("overlap_us"), sent.overlap_us, sent.record_us, sent.total_us) == (True, 0, 3, 4)

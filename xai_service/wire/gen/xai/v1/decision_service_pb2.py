@@ -26,17 +26,17 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dxai/v1/decision_service.proto\x12\x06xai.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"F\n\x06Tensor\x12\x1f\n\x05\x64type\x18\x01 \x01(\x0e\x32\x10.xai.v1.DataType\x12\r\n\x05shape\x18\x02 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"\xa7\x01\n\x0ePredictRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x1d\n\x05input\x18\x03 \x01(\x0b\x32\x0e.xai.v1.Tensor\x12\x15\n\rfeature_names\x18\x04 \x03(\t\x12\x1e\n\x11latency_budget_ms\x18\x05 \x01(\x01H\x00\x88\x01\x01\x42\x14\n\x12_latency_budget_ms\"\xe9\x02\n\x0fPredictResponse\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x14\n\x0cmodel_sha256\x18\x03 \x01(\t\x12\x14\n\x0c\x64\x65\x63ision_ids\x18\x04 \x03(\t\x12\x1e\n\x06margin\x18\x05 \x01(\x0b\x32\x0e.xai.v1.Tensor\x12%\n\rprobabilities\x18\x06 \x01(\x0b\x32\x0e.xai.v1.Tensor\x12\x1e\n\x06labels\x18\x07 \x01(\x0b\x32\x0e.xai.v1.Tensor\x12\"\n\nprediction\x18\x08 \x01(\x0b\x32\x0e.xai.v1.Tensor\x12\x0f\n\x07\x63lasses\x18\t \x03(\t\x12\x15\n\rfeature_names\x18\n \x03(\t\x12*\n\x0c\x65xplanations\x18\x0b \x01(\x0b\x32\x14.xai.v1.Explanations\x12 \n\x07timings\x18\x0c \x01(\x0b\x32\x0f.xai.v1.Timings\"\xe3\x01\n\x0c\x45xplanations\x12+\n\x08statuses\x18\x01 \x03(\x0e\x32\x19.xai.v1.ExplanationStatus\x12$\n\x0c\x61ttributions\x18\x02 \x01(\x0b\x32\x0e.xai.v1.Tensor\x12#\n\x0b\x62\x61se_values\x18\x03 \x01(\x0b\x32\x0e.xai.v1.Tensor\x12+\n\x13\x61\x64\x64itivity_residual\x18\x04 \x01(\x0b\x32\x0e.xai.v1.Tensor\x12\x0e\n\x06\x64\x65tail\x18\x05 \x01(\t\x12\x1e\n\x06method\x18\x06 \x01(\x0b\x32\x0e.xai.v1.Method\"9\n\x06Method\x12\x11\n\talgorithm\x18\x01 \x01(\t\x12\x0f\n\x07variant\x18\x02 \x01(\t\x12\x0b\n\x03isa\x18\x03 \x01(\t\"}\n\x07Timings\x12\x12\n\npredict_us\x18\x01 \x01(\x01\x12\x12\n\nexplain_us\x18\x02 \x01(\x01\x12\x12\n\noverlap_us\x18\x03 \x01(\x01\x12\x11\n\trecord_us\x18\x04 \x01(\x01\x12\x10\n\x08total_us\x18\x05 \x01(\x01\x12\x11\n\tbudget_ms\x18\x06 \x01(\x01\")\n\x12GetDecisionRequest\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x01 \x01(\t\"9\n\x13GetDecisionResponse\x12\"\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x10.xai.v1.Decision\",\n\x15GetExplanationRequest\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x01 \x01(\t\"W\n\x16GetExplanationResponse\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x01 \x01(\t\x12(\n\x0b\x65xplanation\x18\x02 \x01(\x0b\x32\x13.xai.v1.Explanation\"\xfd\x03\n\x08\x44\x65\x63ision\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x01 \x01(\t\x12.\n\ndecided_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nmodel_name\x18\x03 \x01(\t\x12\x15\n\rmodel_version\x18\x04 \x01(\t\x12\x14\n\x0cmodel_sha256\x18\x05 \x01(\t\x12\x15\n\rfeature_names\x18\x06 \x03(\t\x12\x1d\n\x05input\x18\x07 \x01(\x0b\x32\x0e.xai.v1.Tensor\x12\x1e\n\x06margin\x18\x08 \x01(\x0b\x32\x0e.xai.v1.Tensor\x12%\n\rprobabilities\x18\t \x01(\x0b\x32\x0e.xai.v1.Tensor\x12\x12\n\x05label\x18\n \x01(\x03H\x00\x88\x01\x01\x12\"\n\nprediction\x18\x0b \x01(\x0b\x32\x0e.xai.v1.Tensor\x12\x0f\n\x07\x63lasses\x18\x0c \x03(\t\x12\x16\n\tthreshold\x18\r \x01(\x01H\x01\x88\x01\x01\x12\x18\n\x10\x66\x61vourable_class\x18\x0e \x01(\t\x12(\n\x0b\x65xplanation\x18\x0f \x01(\x0b\x32\x13.xai.v1.Explanation\x12 \n\x07timings\x18\x10 \x01(\x0b\x32\x0f.xai.v1.Timings\x12\x0f\n\x07runtime\x18\x11 \x03(\tB\x08\n\x06_labelB\x0c\n\n_threshold\"\x82\x02\n\x0b\x45xplanation\x12)\n\x06status\x18\x01 \x01(\x0e\x32\x19.xai.v1.ExplanationStatus\x12$\n\x0c\x61ttributions\x18\x02 \x01(\x0b\x32\x0e.xai.v1.Tensor\x12#\n\x0b\x62\x61se_values\x18\x03 \x01(\x0b\x32\x0e.xai.v1.Tensor\x12\x1b\n\x13\x61\x64\x64itivity_residual\x18\x04 \x01(\x01\x12\x0e\n\x06\x64\x65tail\x18\x05 \x01(\t\x12\x1e\n\x06method\x18\x06 \x01(\x0b\x32\x0e.xai.v1.Method\x12\x30\n\x0c\x65xplained_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x13\n\x11ListModelsRequest\"9\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.xai.v1.ModelStatus\"\x95\x01\n\x0bModelStatus\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\r\n\x05ready\x18\x03 \x01(\x08\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x14\n\x0cmodel_sha256\x18\x05 \x01(\t\x12\x15\n\rfeature_names\x18\x06 \x03(\t\x12\x0f\n\x07\x63lasses\x18\x07 \x03(\t*h\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT32\x10\x01\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT64\x10\x02\x12\x13\n\x0f\x44\x41TA_TYPE_INT64\x10\x03*\x98\x01\n\x11\x45xplanationStatus\x12\"\n\x1e\x45XPLANATION_STATUS_UNSPECIFIED\x10\x00\x12\x1f\n\x1b\x45XPLANATION_STATUS_COMPLETE\x10\x01\x12\x1f\n\x1b\x45XPLANATION_STATUS_DEFERRED\x10\x02\x12\x1d\n\x19\x45XPLANATION_STATUS_FAILED\x10\x03\x32\xab\x02\n\x0f\x44\x65\x63isionService\x12:\n\x07Predict\x12\x16.xai.v1.PredictRequest\x1a\x17.xai.v1.PredictResponse\x12\x46\n\x0bGetDecision\x12\x1a.xai.v1.GetDecisionRequest\x1a\x1b.xai.v1.GetDecisionResponse\x12O\n\x0eGetExplanation\x12\x1d.xai.v1.GetExplanationRequest\x1a\x1e.xai.v1.GetExplanationResponse\x12\x43\n\nListModels\x12\x19.xai.v1.ListModelsRequest\x1a\x1a.xai.v1.ListModelsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dxai/v1/decision_service.proto\x12\x06xai.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"F\n\x06Tensor\x12\x1f\n\x05\x64type\x18\x01 \x01(\x0e\x32\x10.xai.v1.DataType\x12\r\n\x05shape\x18\x02 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"\xa7\x01\n\x0ePredictRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x1d\n\x05input\x18\x03 \x01(\x0b\x32\x0e.xai.v1.Tensor\x12\x15\n\rfeature_names\x18\x04 \x03(\t\x12\x1e\n\x11latency_budget_ms\x18\x05 \x01(\x01H\x00\x88\x01\x01\x42\x14\n\x12_latency_budget_ms\"\xe9\x02\n\x0fPredictResponse\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x14\n\x0cmodel_sha256\x18\x03 \x01(\t\x12\x14\n\x0c\x64\x65\x63ision_ids\x18\x04 \x03(\t\x12\x1e\n\x06margin\x18\x05 \x01(\x0b\x32\x0e.xai.v1.Tensor\x12%\n\rprobabilities\x18\x06 \x01(\x0b\x32\x0e.xai.v1.Tensor\x12\x1e\n\x06labels\x18\x07 \x01(\x0b\x32\x0e.xai.v1.Tensor\x12\"\n\nprediction\x18\x08 \x01(\x0b\x32\x0e.xai.v1.Tensor\x12\x0f\n\x07\x63lasses\x18\t \x03(\t\x12\x15\n\rfeature_names\x18\n \x03(\t\x12*\n\x0c\x65xplanations\x18\x0b \x01(\x0b\x32\x14.xai.v1.Explanations\x12 \n\x07timings\x18\x0c \x01(\x0b\x32\x0f.xai.v1.Timings\"\xe3\x01\n\x0c\x45xplanations\x12+\n\x08statuses\x18\x01 \x03(\x0e\x32\x19.xai.v1.ExplanationStatus\x12$\n\x0c\x61ttributions\x18\x02 \x01(\x0b\x32\x0e.xai.v1.Tensor\x12#\n\x0b\x62\x61se_values\x18\x03 \x01(\x0b\x32\x0e.xai.v1.Tensor\x12+\n\x13\x61\x64\x64itivity_residual\x18\x04 \x01(\x0b\x32\x0e.xai.v1.Tensor\x12\x0e\n\x06\x64\x65tail\x18\x05 \x01(\t\x12\x1e\n\x06method\x18\x06 \x01(\x0b\x32\x0e.xai.v1.Method\"9\n\x06Method\x12\x11\n\talgorithm\x18\x01 \x01(\t\x12\x0f\n\x07variant\x18\x02 \x01(\t\x12\x0b\n\x03isa\x18\x03 \x01(\t\"\xca\x01\n\x07Timings\x12\x12\n\npredict_us\x18\x01 \x01(\x01\x12\x17\n\nexplain_us\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x17\n\noverlap_us\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x16\n\trecord_us\x18\x04 \x01(\x01H\x02\x88\x01\x01\x12\x15\n\x08total_us\x18\x05 \x01(\x01H\x03\x88\x01\x01\x12\x11\n\tbudget_ms\x18\x06 \x01(\x01\x42\r\n\x0b_explain_usB\r\n\x0b_overlap_usB\x0c\n\n_record_usB\x0b\n\t_total_us\")\n\x12GetDecisionRequest\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x01 \x01(\t\"9\n\x13GetDecisionResponse\x12\"\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x10.xai.v1.Decision\",\n\x15GetExplanationRequest\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x01 \x01(\t\"W\n\x16GetExplanationResponse\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x01 \x01(\t\x12(\n\x0b\x65xplanation\x18\x02 \x01(\x0b\x32\x13.xai.v1.Explanation\"\xfd\x03\n\x08\x44\x65\x63ision\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x01 \x01(\t\x12.\n\ndecided_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nmodel_name\x18\x03 \x01(\t\x12\x15\n\rmodel_version\x18\x04 \x01(\t\x12\x14\n\x0cmodel_sha256\x18\x05 \x01(\t\x12\x15\n\rfeature_names\x18\x06 \x03(\t\x12\x1d\n\x05input\x18\x07 \x01(\x0b\x32\x0e.xai.v1.Tensor\x12\x1e\n\x06margin\x18\x08 \x01(\x0b\x32\x0e.xai.v1.Tensor\x12%\n\rprobabilities\x18\t \x01(\x0b\x32\x0e.xai.v1.Tensor\x12\x12\n\x05label\x18\n \x01(\x03H\x00\x88\x01\x01\x12\"\n\nprediction\x18\x0b \x01(\x0b\x32\x0e.xai.v1.Tensor\x12\x0f\n\x07\x63lasses\x18\x0c \x03(\t\x12\x16\n\tthreshold\x18\r \x01(\x01H\x01\x88\x01\x01\x12\x18\n\x10\x66\x61vourable_class\x18\x0e \x01(\t\x12(\n\x0b\x65xplanation\x18\x0f \x01(\x0b\x32\x13.xai.v1.Explanation\x12 \n\x07timings\x18\x10 \x01(\x0b\x32\x0f.xai.v1.Timings\x12\x0f\n\x07runtime\x18\x11 \x03(\tB\x08\n\x06_labelB\x0c\n\n_threshold\"\x82\x02\n\x0b\x45xplanation\x12)\n\x06status\x18\x01 \x01(\x0e\x32\x19.xai.v1.ExplanationStatus\x12$\n\x0c\x61ttributions\x18\x02 \x01(\x0b\x32\x0e.xai.v1.Tensor\x12#\n\x0b\x62\x61se_values\x18\x03 \x01(\x0b\x32\x0e.xai.v1.Tensor\x12\x1b\n\x13\x61\x64\x64itivity_residual\x18\x04 \x01(\x01\x12\x0e\n\x06\x64\x65tail\x18\x05 \x01(\t\x12\x1e\n\x06method\x18\x06 \x01(\x0b\x32\x0e.xai.v1.Method\x12\x30\n\x0c\x65xplained_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x13\n\x11ListModelsRequest\"9\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.xai.v1.ModelStatus\"\xad\x01\n\x0bModelStatus\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\r\n\x05ready\x18\x03 \x01(\x08\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x14\n\x0cmodel_sha256\x18\x05 \x01(\t\x12\x15\n\rfeature_names\x18\x06 \x03(\t\x12\x0f\n\x07\x63lasses\x18\x07 \x03(\t\x12\x16\n\x0e\x61llows_missing\x18\x08 \x03(\x08*h\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT32\x10\x01\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT64\x10\x02\x12\x13\n\x0f\x44\x41TA_TYPE_INT64\x10\x03*\x98\x01\n\x11\x45xplanationStatus\x12\"\n\x1e\x45XPLANATION_STATUS_UNSPECIFIED\x10\x00\x12\x1f\n\x1b\x45XPLANATION_STATUS_COMPLETE\x10\x01\x12\x1f\n\x1b\x45XPLANATION_STATUS_DEFERRED\x10\x02\x12\x1d\n\x19\x45XPLANATION_STATUS_FAILED\x10\x03\x32\xab\x02\n\x0f\x44\x65\x63isionService\x12:\n\x07Predict\x12\x16.xai.v1.PredictRequest\x1a\x17.xai.v1.PredictResponse\x12\x46\n\x0bGetDecision\x12\x1a.xai.v1.GetDecisionRequest\x1a\x1b.xai.v1.GetDecisionResponse\x12O\n\x0eGetExplanation\x12\x1d.xai.v1.GetExplanationRequest\x1a\x1e.xai.v1.GetExplanationResponse\x12\x43\n\nListModels\x12\x19.xai.v1.ListModelsRequest\x1a\x1a.xai.v1.ListModelsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'xai.v1.decision_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DATATYPE']._serialized_start=2338
-  _globals['_DATATYPE']._serialized_end=2442
-  _globals['_EXPLANATIONSTATUS']._serialized_start=2445
-  _globals['_EXPLANATIONSTATUS']._serialized_end=2597
+  _globals['_DATATYPE']._serialized_start=2440
+  _globals['_DATATYPE']._serialized_end=2544
+  _globals['_EXPLANATIONSTATUS']._serialized_start=2547
+  _globals['_EXPLANATIONSTATUS']._serialized_end=2699
   _globals['_TENSOR']._serialized_start=74
   _globals['_TENSOR']._serialized_end=144
   _globals['_PREDICTREQUEST']._serialized_start=147
@@ -47,26 +47,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXPLANATIONS']._serialized_end=908
   _globals['_METHOD']._serialized_start=910
   _globals['_METHOD']._serialized_end=967
-  _globals['_TIMINGS']._serialized_start=969
-  _globals['_TIMINGS']._serialized_end=1094
-  _globals['_GETDECISIONREQUEST']._serialized_start=1096
-  _globals['_GETDECISIONREQUEST']._serialized_end=1137
-  _globals['_GETDECISIONRESPONSE']._serialized_start=1139
-  _globals['_GETDECISIONRESPONSE']._serialized_end=1196
-  _globals['_GETEXPLANATIONREQUEST']._serialized_start=1198
-  _globals['_GETEXPLANATIONREQUEST']._serialized_end=1242
-  _globals['_GETEXPLANATIONRESPONSE']._serialized_start=1244
-  _globals['_GETEXPLANATIONRESPONSE']._serialized_end=1331
-  _globals['_DECISION']._serialized_start=1334
-  _globals['_DECISION']._serialized_end=1843
-  _globals['_EXPLANATION']._serialized_start=1846
-  _globals['_EXPLANATION']._serialized_end=2104
-  _globals['_LISTMODELSREQUEST']._serialized_start=2106
-  _globals['_LISTMODELSREQUEST']._serialized_end=2125
-  _globals['_LISTMODELSRESPONSE']._serialized_start=2127
-  _globals['_LISTMODELSRESPONSE']._serialized_end=2184
-  _globals['_MODELSTATUS']._serialized_start=2187
-  _globals['_MODELSTATUS']._serialized_end=2336
-  _globals['_DECISIONSERVICE']._serialized_start=2600
-  _globals['_DECISIONSERVICE']._serialized_end=2899
+  _globals['_TIMINGS']._serialized_start=970
+  _globals['_TIMINGS']._serialized_end=1172
+  _globals['_GETDECISIONREQUEST']._serialized_start=1174
+  _globals['_GETDECISIONREQUEST']._serialized_end=1215
+  _globals['_GETDECISIONRESPONSE']._serialized_start=1217
+  _globals['_GETDECISIONRESPONSE']._serialized_end=1274
+  _globals['_GETEXPLANATIONREQUEST']._serialized_start=1276
+  _globals['_GETEXPLANATIONREQUEST']._serialized_end=1320
+  _globals['_GETEXPLANATIONRESPONSE']._serialized_start=1322
+  _globals['_GETEXPLANATIONRESPONSE']._serialized_end=1409
+  _globals['_DECISION']._serialized_start=1412
+  _globals['_DECISION']._serialized_end=1921
+  _globals['_EXPLANATION']._serialized_start=1924
+  _globals['_EXPLANATION']._serialized_end=2182
+  _globals['_LISTMODELSREQUEST']._serialized_start=2184
+  _globals['_LISTMODELSREQUEST']._serialized_end=2203
+  _globals['_LISTMODELSRESPONSE']._serialized_start=2205
+  _globals['_LISTMODELSRESPONSE']._serialized_end=2262
+  _globals['_MODELSTATUS']._serialized_start=2265
+  _globals['_MODELSTATUS']._serialized_end=2438
+  _globals['_DECISIONSERVICE']._serialized_start=2702
+  _globals['_DECISIONSERVICE']._serialized_end=3001
 # @@protoc_insertion_point(module_scope)

@@ -219,7 +219,7 @@ class ListModelsResponse(_message.Message):
     def __init__(self, models: _Optional[_Iterable[_Union[ModelStatus, _Mapping]]] = ...) -> None: ...
 
 class ModelStatus(_message.Message):
-    __slots__ = ("model_name", "model_version", "ready", "reason", "model_sha256", "feature_names", "classes")
+    __slots__ = ("model_name", "model_version", "ready", "reason", "model_sha256", "feature_names", "classes", "allows_missing")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
@@ -227,6 +227,7 @@ class ModelStatus(_message.Message):
     MODEL_SHA256_FIELD_NUMBER: _ClassVar[int]
     FEATURE_NAMES_FIELD_NUMBER: _ClassVar[int]
     CLASSES_FIELD_NUMBER: _ClassVar[int]
+    ALLOWS_MISSING_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: str
     ready: bool
@@ -234,4 +235,5 @@ class ModelStatus(_message.Message):
     model_sha256: str
     feature_names: _containers.RepeatedScalarFieldContainer[str]
     classes: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., ready: bool = ..., reason: _Optional[str] = ..., model_sha256: _Optional[str] = ..., feature_names: _Optional[_Iterable[str]] = ..., classes: _Optional[_Iterable[str]] = ...) -> None: ...
+    allows_missing: _containers.RepeatedScalarFieldContainer[bool]
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., ready: bool = ..., reason: _Optional[str] = ..., model_sha256: _Optional[str] = ..., feature_names: _Optional[_Iterable[str]] = ..., classes: _Optional[_Iterable[str]] = ..., allows_missing: _Optional[_Iterable[bool]] = ...) -> None: ...

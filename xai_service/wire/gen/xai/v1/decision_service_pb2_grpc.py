@@ -85,7 +85,8 @@ class DecisionServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListModels(self, request, context):
-        """ListModels names the models that are being served, and those that were refused with the reason.
+        """ListModels names the models that are being served, and those that were refused with the reason. A model's versions
+        stand in ascending order: the last is the one that Predict takes when the request names none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

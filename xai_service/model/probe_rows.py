@@ -1,0 +1,33 @@
+"""Rows to try a model on when it is loaded: what it costs, and whether it computes what its manifest says."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import onnx
+
+    from xai_service.types import Float32Array
+
+_ROWS = 64
+_MOST_VALUES = 1 << 22  # of the rows, and of their attributions: 32 MiB
+_THRESHOLDS = 256  # of which a row gets its values
+
+
+def rows_near_thresholds(model: onnx.ModelProto, n_features: int, n_outputs: int) -> Float32Array:
+    """Returns float32 (n, features) rows, up to 64, that reach many leaves.
+
+    Each feature stands on a threshold that the trees compare it with, or near 0.
+    """
+    rng = np.random.default_rng(0)
+    n = max(1, min(_ROWS, _MOST_VALUES // (n_features * n_outputs)))
+    rows = rng.normal(size=(n, n_features)).astype(np.float32)
+    (node,) = (node for node in model.graph.node if str(node.op_type).startswith("TreeEnsemble"))
+    attributes = {attribute.name: attribute for attribute in node.attribute}
+    features, thresholds = attributes["nodes_featureids"].ints, attributes["nodes_values"].floats
+    for row in rows:
+        for split in rng.integers(len(features), size=min(len(features), 4 * n_features, _THRESHOLDS)).tolist():
+            row[features[split]] = thresholds[split]  # a leaf's stands for some feature too, and does no harm
+    return rows
