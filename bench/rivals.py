@@ -111,9 +111,11 @@ class _Arrays:
     def __init__(self, folder: Path) -> None:
         with np.load(folder / "trees.npz") as file:
             self.all = {name: file[name] for name in file.files}
-        threshold = self.all["threshold"].astype(np.float64)
-        # A float32 row is < t exactly where it is <= the next double below t.
-        self.all["threshold"] = np.where(self.all["inclusive"], threshold, np.nextafter(threshold, -np.inf))
+        threshold = self.all["threshold"].astype(np.float32)
+        # A float32 row is < t exactly where it is <= the next float32 below t. Not the next double: where it has a
+        # background, shap compares float32.
+        below = np.nextafter(threshold, np.float32(-np.inf))
+        self.all["threshold"] = np.where(self.all["inclusive"], threshold, below).astype(np.float64)
         self.n_outputs = len(self.all["base"])
 
     def trees(self) -> Any:

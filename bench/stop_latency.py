@@ -48,7 +48,7 @@ def full_trees(trees: int, depth: int, rng: np.random.Generator) -> _treeshap.Fo
         tree_begin=np.arange(trees + 1, dtype=np.int64) * size,
         kind=split.astype(np.uint8),
         feature=np.where(split, rng.integers(0, FEATURES, n), 0),
-        threshold=np.where(split, rng.normal(size=n), 0).astype(np.float32),
+        threshold=np.where(split, rng.normal(size=n), 0),
         nan_left=np.zeros(n, np.uint8),
         left=np.where(split, base + 2 * in_tree + 1, 0),
         right=np.where(split, base + 2 * in_tree + 2, 0),

@@ -119,7 +119,7 @@ void PathDependentExplainer::explain_singly(const float* rows, std::size_t n, do
   std::unique_ptr<RowScratch> scratch = take_scratch();
   try {
     for (std::size_t row = 0; row < n; ++row) kernel(*row_, rows + row * n_columns_, phi + row * width, *scratch, stop);
-  } catch (const Stopped&) {  // between two blocks, which leaves it as fit for use as a finished row does
+  } catch (const Stopped&) {  // as fit for use as a finished row leaves it: each walk writes what it reads
     give_back(std::move(scratch));
     throw;
   }

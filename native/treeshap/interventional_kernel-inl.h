@@ -219,11 +219,12 @@ struct Scratch {
   alignas(64) Sums sums[kTileRows];
 };
 
-// Ranks of n rows; returns whether there is any NaN. Rows up to the next full vector get ranks that are never used.
+// Ranks of n rows, unless stopped; returns whether there is any NaN. Rows up to the next full vector get ranks that are
+// never used.
 bool rank_rows(const PatternTables& tables, const TableCoding& coding, const float* rows, std::size_t n,
-               std::uint8_t* ranks) {
+               std::uint8_t* ranks, const StopToken& stop) {
   bool any_nan = false;
-  for (int slot = 0; slot < coding.n_slots; ++slot) {
+  for (int slot = 0; slot < coding.n_slots && !stop.stop_requested(); ++slot) {
     const float* const thresholds = tables.threshold_data + coding.thresholds[slot];
     const std::uint32_t n_thresholds = coding.thresholds[slot + 1] - coding.thresholds[slot];
     const float* const column = rows + coding.column[slot];
@@ -246,7 +247,7 @@ bool add_tile(const PatternTables& tables, const float* rows, std::size_t n, dou
     const TableCoding& coding = tables.coding_data[chunk.coding];
     if (chunk.coding != coding_index) {
       coding_index = chunk.coding;
-      any_nan = rank_rows(tables, coding, rows, n, scratch.ranks);
+      any_nan = rank_rows(tables, coding, rows, n, scratch.ranks, stop);
       if (stop.stop_requested()) return false;
     }
     (any_nan ? find_patterns<true> : find_patterns<false>)(tables, chunk, scratch.ranks, n, scratch.low, scratch.high);

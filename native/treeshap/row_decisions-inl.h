@@ -1,5 +1,6 @@
 // The decisions of one row (row_decisions.h says how). Part of the one-row kernel: see row_kernel-inl.h.
 #include "treeshap/row_plan.h"
+#include "treeshap/stop_token.h"
 
 namespace xai::treeshap::XAI_ISA {
 namespace {
@@ -25,17 +26,23 @@ XAI_INLINE std::uint64_t choose(std::uint64_t which, std::uint64_t yes, std::uin
   return (which & yes) | (~which & no);
 }
 
+// Once in some ten microseconds. Only a sum of very many lanes, a huge tree's, comes to a second time.
+XAI_INLINE bool time_to_poll(std::size_t lane) { return lane % (RowDecisions::kWord * 512) == 0; }
+
+// What decides leaves the rest undecided when it is stopped.
 template <bool kWide, bool kNaN>
-void decide_by_rank(const RowDecisions& plan, const RowSum& sum, RowScratch& scratch) {
+void decide_by_rank(const RowDecisions& plan, const RowSum& sum, RowScratch& scratch, const StopToken& stop) {
   constexpr std::size_t kWord = RowDecisions::kWord;
   const Table<kWide> ranks(scratch.ranks.data()), nans(scratch.nans.data());
   for (std::size_t at = sum.lane_begin; at < sum.lane_end; at += kWord) {
+    if (time_to_poll(at) && stop.stop_requested()) return;
     const std::uint8_t* column = plan.rank_column.data() + at;
     std::uint64_t left = ranks.at_most(column, plan.rank_bound.data() + at) ^ plan.flipped[at / kWord];
     if constexpr (kNaN) left = choose(nans.set(column), plan.nan_left[at / kWord], left);
     scratch.left[(at - sum.lane_begin) / kWord] = left;
   }
   for (std::size_t at = sum.repeat_begin; at < sum.repeat_end; at += kWord) {
+    if (time_to_poll(at) && stop.stop_requested()) return;
     const std::uint8_t* column = plan.repeat_rank_column.data() + at;
     std::uint64_t along = ranks.within(column, plan.repeat_rank_low.data() + at, plan.repeat_rank_width.data() + at);
     if constexpr (kNaN) along = choose(nans.set(column), plan.nan_along[at / kWord], along);
@@ -44,10 +51,11 @@ void decide_by_rank(const RowDecisions& plan, const RowSum& sum, RowScratch& scr
 }
 
 template <bool kFew, bool kNaN>
-void decide_by_value(const RowDecisions& plan, const RowSum& sum, RowScratch& scratch) {
+void decide_by_value(const RowDecisions& plan, const RowSum& sum, RowScratch& scratch, const StopToken& stop) {
   constexpr std::size_t kWord = RowDecisions::kWord;
   const Numbers<kFew> numbers(scratch.numbers.data());
   for (std::size_t at = sum.lane_begin; at < sum.lane_end; at += kWord) {
+    if (time_to_poll(at) && stop.stop_requested()) return;
     std::uint64_t right = 0, nan = 0;
     for (std::size_t part = 0; part < kWord; part += kLanes) {
       const Vec x = numbers.look_up(plan.value_column.data() + at + part);
@@ -58,6 +66,7 @@ void decide_by_value(const RowDecisions& plan, const RowSum& sum, RowScratch& sc
     scratch.left[(at - sum.lane_begin) / kWord] = kNaN ? choose(nan, plan.nan_left[at / kWord], left) : left;
   }
   for (std::size_t at = sum.repeat_begin; at < sum.repeat_end; at += kWord) {
+    if (time_to_poll(at) && stop.stop_requested()) return;
     std::uint64_t along = 0, nan = 0;
     for (std::size_t part = 0; part < kWord; part += kLanes) {
       const Vec x = numbers.look_up(plan.repeat_value_column.data() + at + part);
@@ -81,7 +90,7 @@ XAI_INLINE void take_away(const RowDecisions& plan, const RowSum& sum, RowScratc
     }
 }
 
-using Decide = void (*)(const RowDecisions&, const RowSum&, RowScratch&);
+using Decide = void (*)(const RowDecisions&, const RowSum&, RowScratch&, const StopToken&);
 
 Decide decide_for(const RowDecisions& plan, bool any_nan) {
   const std::size_t columns = plan.columns.size();

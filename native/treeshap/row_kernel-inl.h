@@ -30,8 +30,9 @@ XAI_INLINE std::uint32_t read_u32(const void* p) {
 template <int kPoints>
 class Walk {
  public:
-  XAI_INLINE Walk(const RowPlan& plan, const RowBlock& block, RowScratch& scratch)
+  XAI_INLINE Walk(const RowPlan& plan, const RowBlock& block, RowScratch& scratch, const StopToken& stop)
       : plan_(plan),
+        stop_(stop),
         block_(block),
         rule_points_(static_cast<int>(plan.rules[block.rule].point.size())),
         slots_(scratch.slots.data()),
@@ -53,7 +54,12 @@ class Walk {
     const std::uint8_t* routes = plan_.down_routes.data() + block_.down_routes;
     const float* const values = plan_.values.data() + block_.values;
     const RowFork* const end = plan_.forks.data() + block_.fork_end;
-    for (const RowFork* fork = plan_.forks.data() + block_.fork_begin; fork < end; ++fork) {
+    const RowFork* poll = plan_.forks.data() + block_.fork_begin;
+    for (const RowFork* fork = poll; fork < end; ++fork) {
+      if (fork == poll) {
+        if (stop_.stop_requested()) return;
+        poll += kBetweenPolls;
+      }
       // Front to back for the forks is back to front for the values, which no hardware guesses.
       __builtin_prefetch(values + fork[RowPlan::kAhead].values);
       Vec product[kRoom], factor[kRoom];
@@ -94,7 +100,12 @@ class Walk {
     next_route_ = plan_.up_routes.data() + block_.up_routes;
     next_phi_ = phi_;
     const RowVector* const end = plan_.vectors.data() + block_.vector_end;
-    for (const RowVector* vector = plan_.vectors.data() + block_.vector_begin; vector < end; ++vector) {
+    const RowVector* poll = plan_.vectors.data() + block_.vector_begin;
+    for (const RowVector* vector = poll; vector < end; ++vector) {
+      if (vector == poll) {
+        if (stop_.stop_requested()) return;
+        poll += kBetweenPolls;
+      }
       // `weighted` is P * K.
       Vec product[kRoom], factor[kRoom], weighted[kRoom], left[kRoom], right[kRoom];
       load_product(vector->sources, next_route_, slot(vector->product), product);
@@ -220,7 +231,10 @@ class Walk {
     }
   }
 
+  static constexpr std::ptrdiff_t kBetweenPolls = 256;  // vectors between two looks at the stop token
+
   const RowPlan& plan_;
+  const StopToken& stop_;
   const RowBlock& block_;
   const int rule_points_;
   float* const slots_;
@@ -240,8 +254,8 @@ class Walk {
 };
 
 template <int kPoints>
-void walk_block(const RowPlan& plan, const RowBlock& block, RowScratch& scratch) {
-  Walk<kPoints> walk(plan, block, scratch);
+void walk_block(const RowPlan& plan, const RowBlock& block, RowScratch& scratch, const StopToken& stop) {
+  Walk<kPoints> walk(plan, block, scratch, stop);
   walk.down();
   if (plan.rules[block.rule].radau)
     walk.template up<true>();
@@ -249,7 +263,7 @@ void walk_block(const RowPlan& plan, const RowBlock& block, RowScratch& scratch)
     walk.template up<false>();
 }
 
-using WalkBlock = void (*)(const RowPlan&, const RowBlock&, RowScratch&);
+using WalkBlock = void (*)(const RowPlan&, const RowBlock&, RowScratch&, const StopToken&);
 
 WalkBlock walk_for(std::size_t points) {
   constexpr WalkBlock kWalks[] = {walk_block<0>, walk_block<1>, walk_block<2>, walk_block<3>, walk_block<4>,
@@ -265,15 +279,16 @@ void explain_row(const RowPlan& plan, const float* row, double* phi, RowScratch&
   const Decide decide = decide_for(plan.decisions, read_row(plan.decisions, row, scratch));
   for (std::size_t s = 0; s < plan.sums.size(); ++s) {
     const RowSum& sum = plan.sums[s];
-    decide(plan.decisions, sum, scratch);
+    decide(plan.decisions, sum, scratch, stop);
+    stop.throw_if_stopped();
     take_away(plan.decisions, sum, scratch);
     for (std::uint32_t b = sum.block_begin; b < sum.block_end; ++b) {
-      stop.throw_if_stopped();
       const RowBlock& block = plan.blocks[b];
-      walk_for(plan.rules[block.rule].point.size())(plan, block, scratch);
+      walk_for(plan.rules[block.rule].point.size())(plan, block, scratch, stop);
     }
+    stop.throw_if_stopped();
     add_up(plan.totals, plan.totals.runs[s], scratch.phi.data(), sum.lane_end - sum.lane_begin, phi + sum.output,
-           outputs);
+           outputs, stop);
   }
 }
 

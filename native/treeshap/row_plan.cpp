@@ -16,7 +16,7 @@ constexpr std::size_t kMaxPlanLanes = std::size_t{1} << 26;   // about 1 GiB
 constexpr std::size_t kMaxSlotFloats = std::size_t{1} << 27;  // 512 MiB
 constexpr std::size_t kSecondCache = std::size_t{1} << 20;
 constexpr std::size_t kBlockBytes = 40 * 1024;  // of P and U; measured best with a first cache of 32 KiB
-constexpr std::size_t kSumLanes = 8192;         // whose attributions are 32 KiB
+constexpr std::size_t kSumLanes = 4096;         // whose attributions are 16 KiB, half a first cache
 
 class Compiler {
  public:

@@ -9,22 +9,16 @@
 #include <new>
 
 #include "treeshap/rows_kernel.h"
+#include "treeshap/rows_lanes-inl.h"
 #include "treeshap/rows_plan.h"
 #include "treeshap/stop_token.h"
 
 namespace xai::treeshap::XAI_ISA {
 namespace {
 
-constexpr int kLanes = XAI_LANES;
-constexpr std::size_t kTileRows = 256;       // rows whose inputs and sums stay in cache while a tree is walked for all
+constexpr std::size_t kTileRows = 256;  // rows whose inputs and sums stay in cache while a tree is walked for all
+constexpr std::uint32_t kSplitsBetweenPolls = 512;  // at least so many between two looks at the stop token
 constexpr std::size_t kSplitsPerSum = 1024;  // splits summed in float32, roughly, before they go into the float64 sum
-
-typedef float Vec __attribute__((vector_size(kLanes * sizeof(float))));
-typedef std::int32_t Mask __attribute__((vector_size(kLanes * sizeof(float))));
-
-inline __attribute__((always_inline)) Vec all(float value) { return Vec{} + value; }
-inline __attribute__((always_inline)) Vec choose(Mask mask, Vec yes, Vec no) { return mask ? yes : no; }
-inline __attribute__((always_inline)) Vec choose(Mask mask, float yes, float no) { return mask ? all(yes) : all(no); }
 
 // What a walk needs beside the node and the products. `kNaN`: whether any value of the block is NaN.
 struct Walk {
@@ -36,35 +30,36 @@ struct Walk {
   int points;
   const Vec* x;  // by column
   Vec* phi;      // by column
+  const StopToken& stop;
 };
 
 template <bool kNaN>
-inline __attribute__((always_inline)) Mask goes_left(const Comparison& at, Vec x) {
+XAI_INLINE Mask goes_left(const Comparison& at, Vec x) {
   Mask left = ~(x >= at.threshold);
-  if constexpr (kNaN) left &= (x == x) | (Mask{} - static_cast<std::int32_t>(at.nan_left));
+  if constexpr (kNaN) left = left & (~is_nan(x) | everywhere(at.nan_left));
   return left;
 }
 
 template <bool kNaN>
-inline __attribute__((always_inline)) Mask holds(const RowsCondition& condition, Vec x) {
+XAI_INLINE Mask holds(const RowsCondition& condition, Vec x) {
   Mask along = (x >= condition.low) & ~(x >= condition.high);
-  if constexpr (kNaN) along |= (x != x) & (Mask{} - static_cast<std::int32_t>(condition.nan_along));
+  if constexpr (kNaN) along = along | (is_nan(x) & everywhere(condition.nan_along));
   return along;
 }
 
 // `x`: the values of the split's column.
 template <bool kNaN>
-inline __attribute__((always_inline)) Mask came_along(const Walk& walk, const RowsRepeat& repeat, Vec x) {
+XAI_INLINE Mask came_along(const Walk& walk, const RowsRepeat& repeat, Vec x) {
   const RowsCondition* condition = walk.conditions + repeat.conditions;
   const RowsCondition* const end = walk.conditions + repeat.conditions_end;
   Mask along = holds<kNaN>(*condition, x);
-  while (++condition < end) along &= holds<kNaN>(*condition, walk.x[condition->column]);
+  while (++condition < end) along = along & holds<kNaN>(*condition, walk.x[condition->column]);
   return along;
 }
 
 // H of a bottom: how its value and its feature move with t.
 template <bool kNaN>
-inline __attribute__((always_inline)) Vec bottom(const Walk& walk, const RowsChild& child) {
+XAI_INLINE Vec bottom(const Walk& walk, const RowsChild& child) {
   return choose(goes_left<kNaN>(child.at, walk.x[child.at.column]), child.if_left, child.if_right);
 }
 
@@ -108,7 +103,12 @@ void visit(const Walk& walk, std::uint32_t index, const Vec* product, Vec* value
     return;
   }
 
-  Vec factor[kRoom], below[kRoom], left[kRoom], right[kRoom];
+  const bool large = split.left.kind == ChildKind::kSplit && split.right.kind == ChildKind::kSplit &&
+                     split.right.split - split.left.split > kSplitsBetweenPolls;
+  if (large && walk.stop.stop_requested()) {
+    for (int q = 0; q < points; ++q) value[q] = Vec{};
+    return;
+  }
   const float* tau = t;
   const float* kernel = nullptr;
   if (split.repeat >= 0) {
@@ -117,51 +117,32 @@ void visit(const Walk& walk, std::uint32_t index, const Vec* product, Vec* value
     tau = walk.factors + repeat.factors;
     kernel = tau + points;
   }
-  for (int q = 0; q < points; ++q) factor[q] = h * tau[q] + split.ratio;
-
-  switch (split.left.kind) {
-    case ChildKind::kSplit:
-      for (int q = 0; q < points; ++q) below[q] = product[q] * factor[q];
-      visit<kPoints, kNaN>(walk, split.left.split, below, left);
-      break;
-    case ChildKind::kBottom: {
-      const Vec slope = bottom<kNaN>(walk, split.left);
-      Vec sum = all(split.left.constant);
+  // Computed again where it is needed: a level of a deep tree should not take more of the first cache than two arrays.
+  const auto factor = [&](int q) XAI_INLINE_LAMBDA { return h * tau[q] + split.ratio; };
+  Vec below[kRoom], left[kRoom];
+  const auto take = [&](const RowsChild& child, auto product_of, Vec* out) XAI_INLINE_LAMBDA {
+    if (child.kind == ChildKind::kSplit) {
+      for (int q = 0; q < points; ++q) below[q] = product_of(q);
+      visit<kPoints, kNaN>(walk, child.split, below, out);
+    } else if (child.kind == ChildKind::kBottom) {
+      const Vec slope = bottom<kNaN>(walk, child);
+      Vec sum = child.constant;
       for (int q = 0; q < points; ++q) {
-        left[q] = slope * t[q] + split.left.expected;
-        sum += product[q] * factor[q];
+        out[q] = slope * t[q] + child.expected;
+        sum += product_of(q);
       }
-      walk.phi[split.left.at.column] += sum * slope;
-      break;
+      walk.phi[child.at.column] += sum * slope;
+    } else {
+      for (int q = 0; q < points; ++q) out[q] = child.expected;
     }
-    default:  // a leaf
-      for (int q = 0; q < points; ++q) left[q] = all(split.left.expected);
-      break;
-  }
-  switch (split.right.kind) {
-    case ChildKind::kSplit:
-      for (int q = 0; q < points; ++q) below[q] = product[q] - product[q] * factor[q];
-      visit<kPoints, kNaN>(walk, split.right.split, below, right);
-      break;
-    case ChildKind::kBottom: {
-      const Vec slope = bottom<kNaN>(walk, split.right);
-      Vec sum = all(split.right.constant);
-      for (int q = 0; q < points; ++q) {
-        right[q] = slope * t[q] + split.right.expected;
-        sum += product[q] - product[q] * factor[q];
-      }
-      walk.phi[split.right.at.column] += sum * slope;
-      break;
-    }
-    default:  // a leaf
-      for (int q = 0; q < points; ++q) right[q] = all(split.right.expected);
-      break;
-  }
+  };
+  take(split.left, [&](int q) XAI_INLINE_LAMBDA { return product[q] * factor(q); }, left);
+  take(split.right, [&](int q) XAI_INLINE_LAMBDA { return product[q] - product[q] * factor(q); }, value);
 
-  Vec sum = all(split.constant);
+  Vec sum = split.constant;
   for (int q = 0; q < points; ++q) {
-    Vec difference = left[q] - right[q];
-    value[q] = factor[q] * difference + right[q];
+    Vec difference = left[q] - value[q];
+    value[q] = factor(q) * difference + value[q];
     if (kernel) difference *= kernel[q];
     sum += product[q] * difference;
   }
@@ -171,7 +152,7 @@ void visit(const Walk& walk, std::uint32_t index, const Vec* product, Vec* value
 template <int kPoints, bool kNaN>
 void start(const Walk& walk, std::uint32_t root, const float* weight) {
   Vec product[kPoints ? kPoints : RowsPlan::kMaxPoints], value[kPoints ? kPoints : RowsPlan::kMaxPoints];
-  for (int q = 0; q < walk.points; ++q) product[q] = all(weight[q]);
+  for (int q = 0; q < walk.points; ++q) product[q] = weight[q];
   visit<kPoints, kNaN>(walk, root, product, value);
 }
 
@@ -222,13 +203,11 @@ bool load(const RowsPlan& plan, const float* rows, std::size_t n, Vec* inputs) {
   for (std::size_t column = 0; column < plan.n_used; ++column) {
     Vec x;
     for (int lane = 0; lane < kLanes; ++lane)
-      x[lane] = rows[least(lane, n - 1) * plan.n_columns + plan.used_columns[column]];
+      x.set(lane, rows[least(lane, n - 1) * plan.n_columns + plan.used_columns[column]]);
     inputs[column] = x;
-    nan |= x != x;
+    nan = nan | is_nan(x);
   }
-  for (int lane = 0; lane < kLanes; ++lane)
-    if (nan[lane]) return true;
-  return false;
+  return any(nan);
 }
 
 // Adds one block's float32 sums to the rows' attributions and begins anew.
@@ -266,8 +245,9 @@ bool explain_rows(const RowsPlan& plan, const float* rows, std::size_t begin, st
       const RowsRule& rule = plan.rule_data[game.rule];
       const Start plain = start_for<false>(rule.points), with_nan = start_for<true>(rule.points);
       for (std::size_t block = 0; block < n_blocks; ++block) {
-        const Walk walk{plan.split_data, plan.repeat_data, plan.condition_data,   plan.factor_data,
-                        rule.point,      rule.points,      inputs + block * used, sums + block * used};
+        const Walk walk{plan.split_data,       plan.repeat_data,    plan.condition_data,
+                        plan.factor_data,      rule.point,          rule.points,
+                        inputs + block * used, sums + block * used, stop};
         (has_nan[block] ? with_nan : plain)(walk, game.root, rule.weight);
         if (stop.stop_requested()) return false;
       }
