@@ -44,21 +44,19 @@ InteractionsPlan::InteractionsPlan(const Forest& forest, const ForestFacts& fact
       const PathFacts& known = facts.node[index];
       if (node.kind != NodeKind::kLeaf) {
         splits_[index] = {upper_bound_of_left(node),
-                          known.low,
-                          known.high,
+                          known.above,
                           node.column,
                           forest.player()[node.column],
                           node.right,
                           known.ratio,
                           known.merged,
                           node.nan_left,
-                          known.nan_along,
                           known.repeated,
                           known.others_begin,
                           known.others_end};
         continue;
       }
-      splits_[index] = {0, 0, 0, -1, -1, leaf, 0, 0, false, false, false, 0, 0};
+      splits_[index] = {0, Along::anything(), -1, -1, leaf, 0, 0, false, false, 0, 0};
       for (const Weight& weight : forest.weights(index)) {
         std::vector<double>& of_output = values[weight.output];
         if (of_output.empty()) {
@@ -182,9 +180,9 @@ class InteractionsPlan::Walk {
   }
 
   bool came_along(const Split& split, float x) const {
-    if (x != x ? !split.nan_along : !(x >= split.low) || x >= split.high) return false;
+    if (!split.above.holds(x)) return false;
     for (std::uint32_t other = split.others_begin; other < split.others_end; ++other)
-      if (!plan_.conditions_[other].holds(row_[plan_.conditions_[other].column])) return false;
+      if (!plan_.conditions_[other].above.holds(row_[plan_.conditions_[other].column])) return false;
     return true;
   }
 

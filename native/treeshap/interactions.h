@@ -57,12 +57,12 @@ class InteractionsPlan {
  private:
   struct Split {
     float bound;          // a row goes left unless value >= bound; NaN goes where `nan_left` says
-    float low, high;      // what the path above says of the feature, see PathFacts
+    Along above;          // what the path above asks of the column
     std::int32_t column;  // -1: a leaf, and `right` counts leaves of the tree instead
     std::int32_t player;
     std::uint32_t right;   // index of the right child; the left child is the next node
     double ratio, merged;  // r, z
-    bool nan_left, nan_along, repeated;
+    bool nan_left, repeated;
     std::uint32_t others_begin, others_end;  // in conditions_
   };
   // One tree's effect on one output.

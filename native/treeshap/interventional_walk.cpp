@@ -1,8 +1,6 @@
 #include "treeshap/interventional_walk.h"
 
 #include <algorithm>
-#include <cmath>
-#include <limits>
 #include <map>
 #include <memory>
 #include <string>
@@ -12,9 +10,6 @@
 namespace xai::treeshap {
 namespace {
 
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
-constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
-
 // Leaf values are stored for each output that a tree adds to; a hostile file must not make that explode.
 constexpr std::size_t kMaxLeafValues = std::size_t{1} << 27;
 constexpr std::size_t kMaxOthers = ForestFacts::kMaxConditions;
@@ -23,21 +18,6 @@ constexpr std::size_t kMaxOthers = ForestFacts::kMaxConditions;
 constexpr std::size_t kTogether = 512;
 
 }  // namespace
-
-Along Along::anything() { return {-kInfinity, kNaN, true}; }
-
-Along Along::after(const Node& split, bool left) const {
-  const float bound = upper_bound_of_left(split);
-  Along result = *this;
-  if (left) {
-    result.high = std::isnan(high) ? bound : std::isnan(bound) ? high : std::min(high, bound);
-    result.nan_along = nan_along && split.nan_left;
-  } else {
-    result.low = std::isnan(bound) || std::isnan(low) ? kNaN : std::max(low, bound);
-    result.nan_along = nan_along && !split.nan_left;
-  }
-  return result;
-}
 
 // Lays the trees out and finds, for each split, what the path above it already says of its feature.
 class BackgroundWalk::Compiler {

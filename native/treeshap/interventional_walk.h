@@ -17,21 +17,10 @@
 #include <vector>
 
 #include "treeshap/forest.h"
+#include "treeshap/path_facts.h"
 #include "treeshap/stop_token.h"
 
 namespace xai::treeshap {
-
-// What the splits above a node say of a feature: a value went along with all of them when value >= low and not
-// value >= high (NaN: no such bound), or when it is NaN and `nan_along`.
-struct Along {
-  float low, high;
-  bool nan_along;
-
-  static Along anything();
-  // After going left or right at `split`, a split on this feature.
-  Along after(const Node& split, bool left) const;
-  bool holds(float value) const { return value != value ? nan_along : value >= low && !(value >= high); }
-};
 
 // Trees and a background, compiled for the walk. Immutable; used by any number of threads at once.
 class BackgroundWalk {

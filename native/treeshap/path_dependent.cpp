@@ -125,9 +125,9 @@ class PathDependentPlan::Walk {
   }
 
   bool came_along(std::uint32_t index, float x) const {
-    if (!plan_.facts_.node[index].came_along(x)) return false;
+    if (!plan_.facts_.node[index].above.holds(x)) return false;
     for (const PathCondition& other : plan_.facts_.others(index))
-      if (!other.holds(row_[other.column])) return false;
+      if (!other.above.holds(row_[other.column])) return false;
     return true;
   }
 

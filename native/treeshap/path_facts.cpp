@@ -13,9 +13,7 @@ constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 
 // What is known on the current path of a column, and of a player.
 struct ColumnSeen {
-  float low = -kInfinity;
-  float high = kNaN;  // no bound: `value >= NaN` never holds
-  bool nan_along = true;
+  Along along = Along::anything();
   int splits = 0;
 };
 struct PlayerSeen {
@@ -101,20 +99,13 @@ class Annotator {
     const PlayerSeen player = player_[forest_.player()[node.column]];
     facts.ratio = both > 0 ? left_cover / both : 0.5;
     facts.merged = player.merged;
-    facts.low = above.low;
-    facts.high = above.high;
-    facts.nan_along = above.nan_along;
+    facts.above = above.along;
     facts.repeated = player.splits > 0;
     add_others(node.column, facts);
     if (facts.repeated && facts.merged == 0) limit_at_zero_ = false;
 
-    const float bound = upper_bound_of_left(node);
-    ColumnSeen left = above, right = above;
-    ++left.splits, ++right.splits;
-    left.high = std::isnan(above.high) ? bound : std::isnan(bound) ? above.high : std::min(above.high, bound);
-    left.nan_along = above.nan_along && node.nan_left;
-    right.low = std::isnan(bound) ? kNaN : std::isnan(above.low) ? kNaN : std::max(above.low, bound);
-    right.nan_along = above.nan_along && !node.nan_left;
+    const ColumnSeen left{above.along.after(node, true), above.splits + 1};
+    const ColumnSeen right{above.along.after(node, false), above.splits + 1};
     const PlayerSeen went_left{player.merged * facts.ratio, player.splits + 1};
     const PlayerSeen went_right{player.merged * (1 - facts.ratio), player.splits + 1};
     stack_.push_back({node.right, visit.depth + 1, visit.reach * (1 - facts.ratio), node.column, right, went_right});
@@ -128,7 +119,7 @@ class Annotator {
       if (other == column) continue;
       if (conditions.size() == ForestFacts::kMaxConditions)
         throw InvalidForest("its players of several columns stand on its paths too often");
-      conditions.push_back({other, column_[other].low, column_[other].high, column_[other].nan_along});
+      conditions.push_back({other, column_[other].along});
     }
     facts.others_end = static_cast<std::uint32_t>(conditions.size());
   }
@@ -145,6 +136,21 @@ class Annotator {
 };
 
 }  // namespace
+
+Along Along::anything() { return {-kInfinity, kNaN, true}; }
+
+Along Along::after(const Node& split, bool left) const {
+  const float bound = upper_bound_of_left(split);
+  Along result = *this;
+  if (left) {
+    result.high = std::isnan(high) ? bound : std::isnan(bound) ? high : std::min(high, bound);
+    result.nan_along = nan_along && split.nan_left;
+  } else {
+    result.low = std::isnan(bound) || std::isnan(low) ? kNaN : std::max(low, bound);
+    result.nan_along = nan_along && !split.nan_left;
+  }
+  return result;
+}
 
 float upper_bound_of_left(const Node& split) {
   if (split.kind == NodeKind::kLess) return split.threshold;

@@ -8,26 +8,33 @@
 
 namespace xai::treeshap {
 
-// Of a split: everything the recursion of path_dependent.h needs that does not depend on the row.
-struct PathFacts {
-  double ratio;     // r: share of the left child's cover in both children's, 1/2 when neither has any
-  double merged;    // z: product of the ratios taken at earlier splits on this player, 1 at the first
-  double reach;     // product of all ratios taken from the root: the share of the training rows that come here
-  float low, high;  // a row went along at all earlier splits on this column when value >= low and not value >= high
-  bool nan_along;   // whether NaN did
-  bool repeated;    // whether there are earlier splits on this player
-  std::uint32_t others_begin, others_end;  // what earlier splits on its other columns ask: in ForestFacts::conditions
-
-  bool came_along(float value) const { return value != value ? nan_along : value >= low && !(value >= high); }
-};
-
-// What the splits above a node ask of a column, in the terms of PathFacts.
-struct PathCondition {
-  std::int32_t column;
+// What the splits above a node ask of a column: a value went along with all of them when value >= low and not value >=
+// high (NaN: no such bound), or when it is NaN and `nan_along`.
+struct Along {
   float low, high;
   bool nan_along;
 
+  static Along anything();
+  // After going left or right at `split`, a split on this column.
+  Along after(const Node& split, bool left) const;
   bool holds(float value) const { return value != value ? nan_along : value >= low && !(value >= high); }
+  // Whether no number is left, only perhaps NaN.
+  bool no_number() const { return low != low || low >= high; }
+};
+
+// Of a split: everything the recursion of path_dependent.h needs that does not depend on the row.
+struct PathFacts {
+  double ratio;   // r: share of the left child's cover in both children's, 1/2 when neither has any
+  double merged;  // z: product of the ratios taken at earlier splits on this player, 1 at the first
+  double reach;   // product of all ratios taken from the root: the share of the training rows that come here
+  Along above;    // what earlier splits on this column ask
+  bool repeated;  // whether there are earlier splits on this player
+  std::uint32_t others_begin, others_end;  // what earlier splits on its other columns ask: in ForestFacts::conditions
+};
+
+struct PathCondition {
+  std::int32_t column;
+  Along above;
 };
 
 struct ForestFacts {

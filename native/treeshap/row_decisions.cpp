@@ -9,9 +9,6 @@ namespace {
 
 bool is_leaf(const Node& node) { return node.kind == NodeKind::kLeaf; }
 
-// Whether the splits above leave no number, only perhaps NaN.
-bool no_number_along(float low, float high) { return std::isnan(low) || (!std::isnan(high) && low >= high); }
-
 void set_bit(AlignedVector<std::uint64_t>& bits, std::size_t at, bool value) {
   if (at / RowDecisions::kWord == bits.size()) bits.push_back(0);
   bits[at / RowDecisions::kWord] |= static_cast<std::uint64_t>(value) << (at % RowDecisions::kWord);
@@ -55,11 +52,10 @@ void DecisionWriter::find_cuts() {
   }
   // "No number comes along" takes a rank that no number has.
   for (std::size_t i = 0; i < nodes_.size(); ++i)
-    if (!is_leaf(nodes_[i]) && facts_.node[i].repeated && no_number_along(facts_.node[i].low, facts_.node[i].high))
+    if (!is_leaf(nodes_[i]) && facts_.node[i].repeated && facts_.node[i].above.no_number())
       out_.ranked &= cuts_[index_of_[nodes_[i].column]].size() < RowDecisions::kMaxCuts;
   for (const PathCondition& condition : facts_.conditions)
-    if (no_number_along(condition.low, condition.high))
-      out_.ranked &= cuts_[index_of_[condition.column]].size() < RowDecisions::kMaxCuts;
+    if (condition.above.no_number()) out_.ranked &= cuts_[index_of_[condition.column]].size() < RowDecisions::kMaxCuts;
   if (!out_.ranked) return;
   constexpr std::size_t kBefore = RowDecisions::kCutsBefore;
   out_.cuts.assign(cuts_.size() * RowDecisions::kCutRow, std::numeric_limits<float>::quiet_NaN());
@@ -93,39 +89,37 @@ void DecisionWriter::add_lane(std::uint32_t index, bool flipped) {
 }
 
 void DecisionWriter::add_repeat(std::uint32_t index) {
-  const PathFacts& facts = facts_.node[index];
   for (const PathCondition& other : facts_.others(index)) {
     beside_.push_back(other);
     beside_of_.push_back(static_cast<std::uint32_t>(repeats_ - sum_begin_));
   }
-  add_condition({nodes_[index].column, facts.low, facts.high, facts.nan_along});
+  add_condition({nodes_[index].column, facts_.node[index].above});
 }
 
 void DecisionWriter::add_condition(const PathCondition& condition) {
   const std::uint32_t column = index_of_[condition.column];
   if (out_.ranked) {
     std::size_t low = RowDecisions::kMaxCuts, width = 0;
-    if (!no_number_along(condition.low, condition.high)) {
+    if (!condition.above.no_number()) {
       const std::vector<float>& cuts = cuts_[column];
-      low = std::upper_bound(cuts.begin(), cuts.end(), condition.low) - cuts.begin();
-      width = (std::isnan(condition.high) ? RowDecisions::kMaxCuts : rank_of(column, condition.high)) - low;
+      low = std::upper_bound(cuts.begin(), cuts.end(), condition.above.low) - cuts.begin();
+      width = (std::isnan(condition.above.high) ? RowDecisions::kMaxCuts : rank_of(column, condition.above.high)) - low;
     }
     out_.repeat_rank_column.push_back(static_cast<std::uint8_t>(column));
     out_.repeat_rank_low.push_back(static_cast<std::uint8_t>(low));
     out_.repeat_rank_width.push_back(static_cast<std::uint8_t>(width));
   } else {
     out_.repeat_value_column.push_back(static_cast<std::uint16_t>(column));
-    out_.repeat_value_low.push_back(condition.low);
-    out_.repeat_value_high.push_back(condition.high);
+    out_.repeat_value_low.push_back(condition.above.low);
+    out_.repeat_value_high.push_back(condition.above.high);
   }
-  set_bit(out_.nan_along, repeats_, condition.nan_along);
+  set_bit(out_.nan_along, repeats_, condition.above.nan_along);
   ++repeats_;
 }
 
 std::size_t DecisionWriter::end_sum() {
   while (lanes_ % RowDecisions::kWord) add_lane(kNoNode, false);
-  const PathCondition anything{static_cast<std::int32_t>(out_.columns.front()), -std::numeric_limits<float>::infinity(),
-                               std::numeric_limits<float>::quiet_NaN(), true};
+  const PathCondition anything{static_cast<std::int32_t>(out_.columns.front()), Along::anything()};
   const auto fill = [&] {
     while (repeats_ % RowDecisions::kWord) add_condition(anything);
   };

@@ -138,9 +138,8 @@ class RowsPlan::Compiler {
     const PathFacts& facts = facts_.node[index];
     const auto self = static_cast<std::int32_t>(plan_.repeats_.size());
     const auto first = static_cast<std::uint32_t>(plan_.conditions_.size());
-    plan_.conditions_.push_back({facts.low, facts.high, dense_[nodes_[index].column], facts.nan_along});
-    for (const PathCondition& other : facts_.others(index))
-      plan_.conditions_.push_back({other.low, other.high, dense_[other.column], other.nan_along});
+    add_condition(nodes_[index].column, facts.above);
+    for (const PathCondition& other : facts_.others(index)) add_condition(other.column, other.above);
     plan_.repeats_.push_back({first, static_cast<std::uint32_t>(plan_.conditions_.size()),
                               static_cast<std::uint32_t>(plan_.factors_.size())});
     const double z = facts.merged;
@@ -150,6 +149,10 @@ class RowsPlan::Compiler {
       plan_.factors_.push_back(static_cast<float>(z / (merged * merged)));
     }
     return self;
+  }
+
+  void add_condition(std::int32_t column, const Along& above) {
+    plan_.conditions_.push_back({above.low, above.high, dense_[column], above.nan_along});
   }
 
   RowsPlan& plan_;
