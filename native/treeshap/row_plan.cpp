@@ -107,11 +107,11 @@ class Compiler {
     if (plan_.sums.empty()) return;
     RowSum& sum = plan_.sums.back();
     sum.beside = plan_.decisions.taken_from.size();
-    sum.beside_begin = decisions_.end_sum();
+    const std::size_t beside = decisions_.end_sum();
     sum.block_end = static_cast<std::uint32_t>(plan_.blocks.size());
     sum.lane_end = decisions_.lanes();
     sum.repeat_end = decisions_.repeats();
-    sum.beside_begin = sum.repeat_end - sum.beside_begin;
+    sum.beside_begin = sum.repeat_end - beside;
     plan_.most_lanes = std::max(plan_.most_lanes, lanes_in_sum());
     plan_.most_repeats = std::max(plan_.most_repeats, repeats_in_sum());
     lane_player_.resize(lanes_in_sum(), RowTotals::kNoPlayer);

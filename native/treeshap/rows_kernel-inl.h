@@ -1,7 +1,8 @@
-// The many-rows kernel, compiled once for each instruction set. The including file defines XAI_ISA (a namespace) and
-// XAI_LANES (floats in a vector). The mathematics is in path_dependent.h and rows_plan.h.
+// The many-rows kernel, compiled once for each instruction set. The including file defines XAI_ISA (a namespace),
+// XAI_LANES (floats in a register) and XAI_PARTS (registers in a vector). The mathematics is in path_dependent.h and
+// rows_plan.h.
 //
-// Vectors are the compiler's own (GCC and Clang vector extensions): lane i of each is row i of a block. Everything here
+// Lane i of each vector (rows_lanes-inl.h) is row i of a block. Everything here
 // has internal linkage, and no template or inline function of the standard library is used: the linker might keep this
 // object's copy of one, which only this instruction set can run, for the whole program.
 #include <cstdint>

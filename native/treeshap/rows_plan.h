@@ -7,9 +7,9 @@
 // as many points has t = 0 among them, where every factor is a cover ratio and nothing depends on the row: what that
 // point adds is a constant of the model. So (d - 1) / 2 points are walked.
 //
-// Bottoms. At a split at the bottom (both children leaves a, b; its feature's first on the path) the value coming up is
+// Bottoms. At a split at the bottom (both children leaves a, b; its player's first on the path) the value coming up is
 // linear in t: U = E + t * H with E = b + r (a - b) and H = h (a - b), one of two constants by the row's decision; and
-// the feature gets H * (sum of P). No products are formed below its parent.
+// the player gets H * (sum of P). No products are formed below its parent.
 //
 // Twigs. At a split above bottoms and leaves U is quadratic, and all sums follow from the moments S0 = sum of P and
 // S1 = sum of t * P.
@@ -78,7 +78,7 @@ struct RowsTree {
 
 // A quadrature rule without its point t = 0.
 struct RowsRule {
-  static constexpr int kMaxPoints = 32;  // 64 distinct features on a path
+  static constexpr int kMaxPoints = 32;  // 64 distinct players on a path
   int points;
   float point[kMaxPoints], weight[kMaxPoints];
   double weight_at_zero;  // 0 for Gauss-Legendre
