@@ -30,10 +30,10 @@ XAI_INLINE std::uint64_t choose(std::uint64_t which, std::uint64_t yes, std::uin
 XAI_INLINE bool time_to_poll(std::size_t lane) { return lane % (RowDecisions::kWord * 512) == 0; }
 
 // What decides leaves the rest undecided when it is stopped.
-template <bool kWide, bool kNaN>
+template <int kColumns, bool kNaN>
 void decide_by_rank(const RowDecisions& plan, const RowSum& sum, RowScratch& scratch, const StopToken& stop) {
   constexpr std::size_t kWord = RowDecisions::kWord;
-  const Table<kWide> ranks(scratch.ranks.data()), nans(scratch.nans.data());
+  const Table<kColumns> ranks(scratch.ranks.data()), nans(scratch.nans.data());
   for (std::size_t at = sum.lane_begin; at < sum.lane_end; at += kWord) {
     if (time_to_poll(at) && stop.stop_requested()) return;
     const std::uint8_t* column = plan.rank_column.data() + at;
@@ -95,8 +95,9 @@ using Decide = void (*)(const RowDecisions&, const RowSum&, RowScratch&, const S
 Decide decide_for(const RowDecisions& plan, bool any_nan) {
   const std::size_t columns = plan.columns.size();
   if (plan.ranked) {
-    if (columns <= 64) return any_nan ? decide_by_rank<false, true> : decide_by_rank<false, false>;
-    return any_nan ? decide_by_rank<true, true> : decide_by_rank<true, false>;
+    if (columns <= 32) return any_nan ? decide_by_rank<32, true> : decide_by_rank<32, false>;
+    if (columns <= 64) return any_nan ? decide_by_rank<64, true> : decide_by_rank<64, false>;
+    return any_nan ? decide_by_rank<128, true> : decide_by_rank<128, false>;
   }
   if (columns <= 32) return any_nan ? decide_by_value<true, true> : decide_by_value<true, false>;
   return any_nan ? decide_by_value<false, true> : decide_by_value<false, false>;

@@ -117,11 +117,14 @@ void DecisionWriter::add_condition(const PathCondition& condition) {
   ++repeats_;
 }
 
+void DecisionWriter::add_no_repeat() {
+  add_condition({static_cast<std::int32_t>(out_.columns.front()), Along::anything()});
+}
+
 std::size_t DecisionWriter::end_sum() {
   while (lanes_ % RowDecisions::kWord) add_lane(kNoNode, false);
-  const PathCondition anything{static_cast<std::int32_t>(out_.columns.front()), Along::anything()};
   const auto fill = [&] {
-    while (repeats_ % RowDecisions::kWord) add_condition(anything);
+    while (repeats_ % RowDecisions::kWord) add_no_repeat();
   };
   fill();
   const std::size_t first = repeats_;

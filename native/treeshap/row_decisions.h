@@ -57,6 +57,7 @@ class DecisionWriter {
 
   void add_lane(std::uint32_t node, bool flipped);  // kNoNode: nobody looks at the bit
   void add_repeat(std::uint32_t node);
+  void add_no_repeat();  // a bit that is always set
   // Ends a sum: fills the last words, so that what follows begins one, and adds what is asked of other columns.
   // Returns how many bits that are.
   std::size_t end_sum();

@@ -38,15 +38,19 @@ class Walk {
         slots_(scratch.slots.data()),
         left_(reinterpret_cast<const char*>(scratch.left.data())),
         along_(reinterpret_cast<const char*>(scratch.along.data())),
-        inverses_(plan.inverses.empty() ? scratch.inverses.data() : plan.inverses.data() + block.inverses),
+        repeats_(plan.merged.data() + block.merged),
         stride_(block.inverse_stride),
         phi_(scratch.phi.data() + block.chunk * kLanes) {
     const RowRule& rule = plan.rules[block.rule];
     for (int q = 0; q < points(); ++q) {
-      t_[q] = rule.point[q];
+      t_[q] = all(rule.point[q]);
+      rest_[q] = all(1 - rule.point[q]);
       store(slot(RowBlock::kRootSlot) + q * kLanes, all(rule.weight[q]));
     }
-    if (plan.inverses.empty()) fill_inverses(scratch.inverses.data());
+    if constexpr (kPacked) {
+      if (plan.inverses.empty()) fill_inverses(scratch.inverses.data());
+      repeats_ = plan.inverses.empty() ? scratch.inverses.data() : plan.inverses.data() + block.inverses;
+    }
   }
 
   // P of all vectors that have children in others, and of these children unless they put it together themselves.
@@ -71,13 +75,11 @@ class Walk {
       const Vec ratio = load(values + fork->values);
       Vec h = decision(bits_at(left_, block_.chunk + fork->chunk), ratio);
       if (fork->repeated) {
-        h = keep(came_along(block_.repeats + fork->repeats), static_cast<Bits>(fork->repeated), h);
-        const Expansion expand(static_cast<Bits>(fork->repeated));
-        const float* inverse = inverses_ + fork->repeats;
-        for (int q = 0; q < points(); ++q, inverse += stride_)
-          factor[q] = fma(expand(all(1), inverse), h * all(t_[q]), ratio);
+        h = came_along(block_.repeats + fork->repeats, fork->repeated, h);
+        const Repeats repeats(*this, fork->repeated, repeats_ + fork->repeats);
+        for (int q = 0; q < points(); ++q) factor[q] = fma(repeats.inverse(q), h * t_[q], ratio);
       } else {
-        for (int q = 0; q < points(); ++q) factor[q] = fma(all(t_[q]), h, ratio);
+        for (int q = 0; q < points(); ++q) factor[q] = fma(t_[q], h, ratio);
       }
       if (fork->out[0] != RowFork::kNone) {
         float* const out = slot(fork->out[0]);
@@ -96,7 +98,7 @@ class Walk {
     next_value_ = plan_.values.data() + block_.values;
     next_left_ = block_.chunk;
     next_along_ = block_.repeats;
-    next_inverse_ = inverses_;
+    next_repeats_ = repeats_;
     next_route_ = plan_.up_routes.data() + block_.up_routes;
     next_phi_ = phi_;
     const RowVector* const end = plan_.vectors.data() + block_.vector_end;
@@ -106,26 +108,28 @@ class Walk {
         if (stop_.stop_requested()) return;
         poll += kBetweenPolls;
       }
-      // `weighted` is P * K.
+      // `weighted` is P * K but for z.
       Vec product[kRoom], factor[kRoom], weighted[kRoom], left[kRoom], right[kRoom];
       load_product(vector->sources, next_route_, slot(vector->product), product);
       const Vec ratio = next_value();
-      Vec h = decision(bits_at(left_, next_left_++), ratio), sum = kRadau ? next_value() : Vec{};
+      Vec h = decision(bits_at(left_, next_left_++), ratio), sum = Vec{};
+      const Vec constant = kRadau ? next_value() : Vec{};
+      Vec scale;  // h * z
       float* const own_phi = next_phi_;
       next_phi_ += kLanes;
       if (vector->repeated) {
-        h = keep(came_along(next_along_), static_cast<Bits>(vector->repeated), h);
-        const Expansion expand(static_cast<Bits>(vector->repeated));
-        const float* inverse = take_inverses(vector->repeated);
-        const Vec z = expand(all(1), inverse + points() * stride_);
-        for (int q = 0; q < points(); ++q, inverse += stride_) {
-          const Vec g = expand(all(1), inverse);
-          factor[q] = fma(g, h * all(t_[q]), ratio);
-          weighted[q] = product[q] * (g * g * z);
+        h = came_along(next_along_, vector->repeated, h);
+        const Repeats repeats = take_repeats(vector->repeated);
+        scale = h * repeats.merged;
+        for (int q = 0; q < points(); ++q) {
+          const Vec g = repeats.inverse(q);
+          factor[q] = fma(g, h * t_[q], ratio);
+          weighted[q] = product[q] * (g * g);
         }
       } else {
+        scale = h;
         for (int q = 0; q < points(); ++q) {
-          factor[q] = fma(all(t_[q]), h, ratio);
+          factor[q] = fma(t_[q], h, ratio);
           weighted[q] = product[q];
         }
       }
@@ -136,9 +140,9 @@ class Walk {
       for (int q = 0; q < points(); ++q) {
         const Vec difference = left[q] - right[q];
         store(out + q * kLanes, fma(factor[q], difference, right[q]));
-        sum = fma(weighted[q], difference, sum);
+        sum = q ? fma(weighted[q], difference, sum) : weighted[q] * difference;
       }
-      store(own_phi, sum * h);
+      store(own_phi, kRadau ? fma(sum, scale, constant * h) : sum * scale);
     }
   }
 
@@ -146,30 +150,48 @@ class Walk {
   static constexpr int kRoom = kPoints ? kPoints : RowPlan::kMaxPoints;
 
   XAI_INLINE int points() const { return kPoints ? kPoints : rule_points_; }
-  XAI_INLINE float* slot(RowSlot index) const {
-    return slots_ + static_cast<std::size_t>(index) * static_cast<std::size_t>(points() * kLanes);
-  }
+  XAI_INLINE float* slot(RowSlot at) const { return slots_ + at; }
   XAI_INLINE Vec next_value() {
     next_value_ += kLanes;
     return load(next_value_ - kLanes);
   }
-  XAI_INLINE const float* take_inverses(std::uint16_t repeated) {
-    const int count = __builtin_popcount(repeated);
-    next_along_ += count;
-    next_inverse_ += count;
-    return next_inverse_ - count;
+  // `h`, but 0 in those of the lanes `repeated` that the row did not come along. Their bits begin at `at`.
+  XAI_INLINE Vec came_along(std::size_t at, std::uint16_t repeated, Vec h) const {
+    return keep(along_, at, static_cast<Bits>(repeated), h);
   }
-  // The bits from `at` on, enough for one vector.
-  XAI_INLINE std::uint32_t came_along(std::size_t at) const { return read_u32(along_ + at / 8) >> at % 8; }
+
+  // What lanes whose player stands above them need; other lanes have z = 1.
+  struct Repeats {
+    XAI_INLINE Repeats(const Walk& of, std::uint16_t repeated, const float* from)
+        : walk(of), at(from), spread(static_cast<Bits>(repeated)) {
+      merged = spread(at + (kPacked ? walk.points() * walk.stride_ : 0));
+    }
+    // 1 / F. Whole vectors divide again each time: that takes no longer than to fetch what was divided before.
+    XAI_INLINE Vec inverse(int q) const {
+      if constexpr (kPacked) return spread(at + q * walk.stride_);
+      return walk.inverse(merged, q);
+    }
+    const Walk& walk;
+    const float* at;
+    Spread spread;
+    Vec merged;  // z
+  };
+  XAI_INLINE Repeats take_repeats(std::uint16_t repeated) {
+    const int count = kPacked ? __builtin_popcount(repeated) : kLanes;
+    next_along_ += count;
+    next_repeats_ += count;
+    return Repeats(*this, repeated, next_repeats_ - count);
+  }
+  XAI_INLINE Vec inverse(Vec z, int q) const { return all(1) / fma(z, rest_[q], t_[q]); }
 
   // 1 / F at each point, then z, of all lanes of the block that need them. To divide again for each row is
   // cheaper than to fetch what was divided before from beyond the second cache.
-  XAI_INLINE void fill_inverses(float* inverse) const {
+  XAI_INLINE void fill_inverses(float* to) const {
     const float* merged = plan_.merged.data() + block_.merged;
     for (std::size_t at = 0; at < stride_; at += kLanes) {
       const Vec z = load(merged + at);
-      for (int q = 0; q < points(); ++q) store(inverse + q * stride_ + at, all(1) / fma(z, all(1 - t_[q]), all(t_[q])));
-      store(inverse + points() * stride_ + at, z);
+      for (int q = 0; q < points(); ++q) store(to + q * stride_ + at, inverse(z, q));
+      store(to + points() * stride_ + at, z);
     }
   }
 
@@ -194,24 +216,24 @@ class Walk {
     const auto below = [&](int q) { return kRight ? fnma(product[q], factor[q], product[q]) : product[q] * factor[q]; };
     if (side.has & RowSide::kBottoms) {
       const Vec expected = next_value(), ratio = next_value();
-      Vec moves = decision(bits_at(left_, next_left_++), ratio) * next_value(), sum = kRadau ? next_value() : Vec{};
+      Vec moves = decision(bits_at(left_, next_left_++), ratio) * next_value(), scale = moves, sum = Vec{};
+      const Vec constant = kRadau ? next_value() : Vec{};
       if (side.repeated) {
-        moves = keep(came_along(next_along_), static_cast<Bits>(side.repeated), moves);
-        const Expansion expand(static_cast<Bits>(side.repeated));
-        const float* inverse = take_inverses(side.repeated);
-        const Vec z = expand(all(1), inverse + points() * stride_);
-        for (int q = 0; q < points(); ++q, inverse += stride_) {
-          const Vec g = expand(all(1), inverse);
-          value[q] = fma(g, moves * all(t_[q]), expected);
-          sum = fma(below(q), g * g * z, sum);
+        moves = came_along(next_along_, side.repeated, moves);
+        const Repeats repeats = take_repeats(side.repeated);
+        scale = moves * repeats.merged;
+        for (int q = 0; q < points(); ++q) {
+          const Vec g = repeats.inverse(q);
+          value[q] = fma(g, moves * t_[q], expected);
+          sum = q ? fma(below(q), g * g, sum) : below(q) * (g * g);
         }
       } else {
         for (int q = 0; q < points(); ++q) {
-          value[q] = fma(all(t_[q]), moves, expected);
-          sum += below(q);
+          value[q] = fma(t_[q], moves, expected);
+          sum = q ? sum + below(q) : below(q);
         }
       }
-      store(next_phi_, sum * moves);
+      store(next_phi_, kRadau ? fma(sum, scale, constant * moves) : sum * scale);
       next_phi_ += kLanes;
     } else if (side.has & RowSide::kConstants) {
       const Vec expected = next_value();
@@ -240,15 +262,15 @@ class Walk {
   float* const slots_;
   const char* const left_;
   const char* const along_;
-  const float* const inverses_;
+  const float* repeats_;  // z of lanes that need it; packed: at each point 1 / F, then z
   const std::size_t stride_;
   float* const phi_;
-  float t_[kRoom];
+  Vec t_[kRoom], rest_[kRoom];  // t, 1 - t
   // Where the way up stands in its streams.
   const float* next_value_ = nullptr;
   std::size_t next_left_ = 0;
   std::size_t next_along_ = 0;
-  const float* next_inverse_ = nullptr;
+  const float* next_repeats_ = nullptr;
   const std::uint8_t* next_route_ = nullptr;
   float* next_phi_ = nullptr;
 };

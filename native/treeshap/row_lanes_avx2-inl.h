@@ -18,40 +18,35 @@ XAI_INLINE Vec all(float v) { return _mm256_set1_ps(v); }
 XAI_INLINE Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
 XAI_INLINE Vec fnma(Vec a, Vec b, Vec c) { return _mm256_fnmadd_ps(a, b, c); }
 
-// One bit for each lane.
-using Bits = std::uint8_t;
+// One bit for each lane, and others above them that mean nothing: so that one load brings them into all lanes.
+using Bits = std::uint32_t;
 
 XAI_INLINE Bits bits_at(const char* bits, std::size_t chunk) {
   Bits result;
-  std::memcpy(&result, bits + chunk * sizeof result, sizeof result);
+  std::memcpy(&result, bits + chunk, sizeof result);
   return result;
 }
 
 XAI_INLINE Vec mask_of(Bits bits) {
   const __m256i lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
-  return _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(bits), lane), lane));
+  return _mm256_castsi256_ps(
+      _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(static_cast<int>(bits)), lane), lane));
 }
 // b - r.
 XAI_INLINE Vec decision(Bits left, Vec r) {
   return _mm256_sub_ps(_mm256_and_ps(mask_of(left), _mm256_set1_ps(1.0F)), r);
 }
-// By the bits of 8 lanes: which of consecutive floats goes to each lane, or 0x80 for none.
-struct ExpansionTable {
-  std::uint8_t from[256][8];
-  constexpr ExpansionTable() : from() {
-    for (int bits = 0; bits < 256; ++bits)
-      for (int lane = 0, next = 0; lane < 8; ++lane)
-        from[bits][lane] = bits >> lane & 1 ? static_cast<std::uint8_t>(next++) : 0x80;
-  }
-};
-constexpr ExpansionTable kExpansions;
 
-// Clears those of `lanes` whose bit is 0. The bits are packed: the lowest is for the first of `lanes`.
-XAI_INLINE Vec keep(std::uint32_t packed, Bits lanes, Vec v) {
-  const __m256i from = _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(kExpansions.from[lanes])));
-  // Each lane's bit moves to the sign; other lanes have theirs from 0x80.
-  const __m256i bit = _mm256_slli_epi32(_mm256_srlv_epi32(_mm256_set1_epi32(static_cast<int>(packed)), from), 31);
-  return _mm256_blendv_ps(_mm256_setzero_ps(), v, _mm256_castsi256_ps(_mm256_or_si256(bit, from)));
+// What lanes need whose player stands above them comes in whole vectors: it would take a permute and a blend to put
+// packed floats into their lanes, and a dozen instructions to do so with bits.
+constexpr bool kPacked = false;
+struct Spread {
+  XAI_INLINE explicit Spread(Bits) {}
+  XAI_INLINE Vec operator()(const float* p) const { return load(p); }
+};
+// Clears lanes whose bit is 0. Bit number `at` is for the first lane.
+XAI_INLINE Vec keep(const char* bits, std::size_t at, Bits, Vec v) {
+  return _mm256_and_ps(mask_of(bits_at(bits, at / kLanes)), v);
 }
 
 // Moves lanes as a route of the plan says.
@@ -59,29 +54,21 @@ struct Permutation {
   __m256i from;
   XAI_INLINE explicit Permutation(const std::uint8_t* route)
       : from(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(route)))) {}
-  XAI_INLINE Vec move(Vec others, Vec v) const {
-    return _mm256_blendv_ps(_mm256_permutevar8x32_ps(v, from), others, _mm256_castsi256_ps(from));
+  XAI_INLINE Vec operator()(Vec others, const float* p) const {
+    return _mm256_blendv_ps(_mm256_permutevar8x32_ps(_mm256_load_ps(p), from), others, _mm256_castsi256_ps(from));
   }
-  XAI_INLINE Vec operator()(Vec others, const float* p) const { return move(others, _mm256_load_ps(p)); }
   XAI_INLINE Vec in_place(Vec others, const float* p) const {
     return _mm256_blendv_ps(_mm256_load_ps(p), others, _mm256_castsi256_ps(from));
   }
-};
-
-// Puts consecutive floats into some lanes.
-struct Expansion {
-  Permutation spread;
-  XAI_INLINE explicit Expansion(Bits bits) : spread(kExpansions.from[bits]) {}
-  XAI_INLINE Vec operator()(Vec others, const float* p) const { return spread.move(others, _mm256_loadu_ps(p)); }
 };
 
 constexpr bool kHasPicks = false;
 inline void pick(const float*, const std::uint8_t*, Vec*) {}
 
 // Ranks or flags of features, looked up for 64 lanes at once; 16 features to a register.
-template <bool kWide>
+template <int kColumns>
 struct Table {
-  static constexpr int kParts = kWide ? 8 : 4;
+  static constexpr int kParts = kColumns / 16;
   const std::uint8_t* p;
   XAI_INLINE explicit Table(const std::uint8_t* table) : p(table) {}
   XAI_INLINE __m256i look_up(const std::uint8_t* feature) const {

@@ -33,17 +33,22 @@ XAI_INLINE Bits bits_at(const char* bits, std::size_t chunk) {
 XAI_INLINE Vec decision(Bits left, Vec r) {
   return _mm512_mask_sub_ps(_mm512_sub_ps(_mm512_setzero_ps(), r), left, _mm512_set1_ps(1.0F), r);
 }
-// Clears those of `lanes` whose bit is 0. The bits are packed: the lowest is for the first of `lanes`.
-XAI_INLINE Vec keep(std::uint32_t packed, Bits lanes, Vec v) {
+// What lanes need whose player stands above them is packed: there is nothing for the others.
+constexpr bool kPacked = true;
+// Clears those of `lanes` whose bit is 0. Bit number `at` is for the first of `lanes`.
+XAI_INLINE Vec keep(const char* bits, std::size_t at, Bits lanes, Vec v) {
+  std::uint32_t packed;
+  std::memcpy(&packed, bits + at / 8, sizeof packed);
+  packed >>= at % 8;
   return _mm512_maskz_mov_ps(static_cast<__mmask16>(_pdep_u32(packed, lanes) | ~static_cast<std::uint32_t>(lanes)), v);
 }
 
-// Puts consecutive floats into some lanes.
-struct Expansion {
+// Puts consecutive floats into some lanes, 1 into the others.
+struct Spread {
   __mmask16 lanes;
-  XAI_INLINE explicit Expansion(Bits bits) : lanes(bits) {}
-  XAI_INLINE Vec operator()(Vec others, const float* p) const {
-    return _mm512_mask_expand_ps(others, lanes, _mm512_loadu_ps(p));
+  XAI_INLINE explicit Spread(Bits bits) : lanes(bits) {}
+  XAI_INLINE Vec operator()(const float* p) const {
+    return _mm512_mask_expand_ps(_mm512_set1_ps(1.0F), lanes, _mm512_loadu_ps(p));
   }
 };
 
@@ -73,8 +78,9 @@ XAI_INLINE void pick(const float* p, const std::uint8_t* entry, Vec* sums) {
 }
 
 // Ranks or flags of features, looked up for 64 lanes at once.
-template <bool kWide>
+template <int kColumns>
 struct Table {
+  static constexpr bool kWide = kColumns > 64;
   __m512i low, high;
   XAI_INLINE explicit Table(const std::uint8_t* p)
       : low(_mm512_load_si512(p)), high(kWide ? _mm512_load_si512(p + 64) : _mm512_setzero_si512()) {}

@@ -33,42 +33,31 @@ XAI_INLINE Mask mask_of(Bits bits) {
 }
 // b - r.
 XAI_INLINE Vec decision(Bits left, Vec r) { return (mask_of(left) ? all(1) : Vec{}) - r; }
-// Clears those of `lanes` whose bit is 0. The bits are packed: the lowest is for the first of `lanes`.
-XAI_INLINE Vec keep(std::uint32_t packed, Bits lanes, Vec v) {
-  std::uint32_t kept = 0;
-  for (int lane = 0; lane < kLanes; ++lane) {
-    const std::uint32_t wanted = lanes >> lane & 1;
-    kept |= (wanted ? packed & 1 : 1) << lane;
-    packed >>= wanted;
-  }
-  return mask_of(static_cast<Bits>(kept)) ? v : Vec{};
+
+// What lanes need whose player stands above them comes in whole vectors.
+constexpr bool kPacked = false;
+struct Spread {
+  XAI_INLINE explicit Spread(Bits) {}
+  XAI_INLINE Vec operator()(const float* p) const { return load(p); }
+};
+// Clears lanes whose bit is 0. Bit number `at` is for the first lane.
+XAI_INLINE Vec keep(const char* bits, std::size_t at, Bits, Vec v) {
+  return mask_of(bits_at(bits, at / kLanes)) ? v : Vec{};
 }
 
-// Lanes chosen from those of a vector in memory and those of another.
-struct Choice {
+// Moves lanes as a route of the plan says.
+struct Permutation {
   std::uint8_t from[kLanes];
+  XAI_INLINE explicit Permutation(const std::uint8_t* route) {
+    for (int lane = 0; lane < kLanes; ++lane)
+      from[lane] = static_cast<std::uint8_t>(route[lane] < kLanes ? route[lane] : kLanes + lane);
+  }
   XAI_INLINE Vec operator()(Vec others, const float* p) const {
     float both[2 * kLanes], chosen[kLanes];
     std::memcpy(both, p, kLanes * sizeof(float));
     store(both + kLanes, others);
     for (int lane = 0; lane < kLanes; ++lane) chosen[lane] = both[from[lane]];
     return load(chosen);
-  }
-};
-
-// Puts consecutive floats into some lanes.
-struct Expansion : Choice {
-  XAI_INLINE explicit Expansion(Bits bits) {
-    for (int lane = 0, next = 0; lane < kLanes; ++lane)
-      from[lane] = static_cast<std::uint8_t>(bits >> lane & 1 ? next++ : kLanes + lane);
-  }
-};
-
-// Moves lanes as a route of the plan says.
-struct Permutation : Choice {
-  XAI_INLINE explicit Permutation(const std::uint8_t* route) {
-    for (int lane = 0; lane < kLanes; ++lane)
-      from[lane] = static_cast<std::uint8_t>(route[lane] < kLanes ? route[lane] : kLanes + lane);
   }
   XAI_INLINE Vec in_place(Vec others, const float* p) const { return (*this)(others, p); }
 };
@@ -77,7 +66,7 @@ constexpr bool kHasPicks = false;
 inline void pick(const float*, const std::uint8_t*, Vec*) {}
 
 // Ranks or flags of features, looked up for 64 lanes at once.
-template <bool kWide>
+template <int kColumns>
 struct Table {
   const std::uint8_t* p;
   XAI_INLINE explicit Table(const std::uint8_t* table) : p(table) {}

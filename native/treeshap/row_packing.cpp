@@ -19,8 +19,8 @@ struct Waiting {
 
 class Packer {
  public:
-  Packer(const Forest& forest, const std::vector<NodeShape>& shapes, int lanes)
-      : nodes_(forest.nodes()), shapes_(shapes), lanes_(lanes) {}
+  Packer(const Forest& forest, const ForestFacts& facts, const std::vector<NodeShape>& shapes, int lanes)
+      : nodes_(forest.nodes()), facts_(facts), shapes_(shapes), lanes_(lanes) {}
 
   Packing run(const std::vector<std::uint32_t>& roots) {
     for (std::size_t first = 0; first < roots.size(); first += lanes_) {
@@ -43,6 +43,9 @@ class Packer {
   // Emits what fills its vectors well. The rest waits for company; where nothing fills any well, for no more than half.
   void next_round() {
     std::vector<Bin> bins = fill_bins();
+    // Alike beside alike, so that the kernel's branches can be foretold.
+    std::stable_sort(bins.begin(), bins.end(),
+                     [&](const Bin& a, const Bin& b) { return work_of(a.content) < work_of(b.content); });
     const auto emit_from = [&](std::size_t least) {
       bool emitted = false;
       for (Bin& bin : bins)
@@ -89,6 +92,21 @@ class Packer {
     return bins;
   }
 
+  // What the kernel will have to do for a vector of these, by bits.
+  std::uint32_t work_of(const std::vector<Waiting>& bin) const {
+    std::uint32_t work = bin.size() > 1;
+    for (const Waiting& waiting : bin)
+      for (const Waiting::One& one : waiting.ones) {
+        const Node& node = nodes_[one.node];
+        const bool flip = heavier(node.right, node.left);
+        work |= facts_.node[one.node].repeated ? 2 : 0;
+        work |= role_bit(flip ? node.right : node.left) << 2;
+        work |= role_bit(flip ? node.left : node.right) << 7;
+      }
+    return work;
+  }
+  std::uint32_t role_bit(std::uint32_t node) const { return 1U << static_cast<int>(shapes_[node].role); }
+
   bool heavier(std::uint32_t a, std::uint32_t b) const {
     const NodeShape &x = shapes_[a], &y = shapes_[b];
     const auto rank = [](const NodeShape& s) { return needs_lane(s.role) ? 3 : static_cast<int>(s.role); };
@@ -132,6 +150,7 @@ class Packer {
   }
 
   const std::vector<Node>& nodes_;
+  const ForestFacts& facts_;
   const std::vector<NodeShape>& shapes_;
   const int lanes_;
   std::vector<Waiting> pool_;
@@ -159,9 +178,9 @@ std::vector<NodeShape> node_shapes(const Forest& forest, const ForestFacts& fact
   return shapes;
 }
 
-Packing pack(const Forest& forest, const std::vector<NodeShape>& shapes, const std::vector<std::uint32_t>& roots,
-             int lanes) {
-  return Packer(forest, shapes, lanes).run(roots);
+Packing pack(const Forest& forest, const ForestFacts& facts, const std::vector<NodeShape>& shapes,
+             const std::vector<std::uint32_t>& roots, int lanes) {
+  return Packer(forest, facts, shapes, lanes).run(roots);
 }
 
 }  // namespace xai::treeshap

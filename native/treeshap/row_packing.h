@@ -58,7 +58,7 @@ struct Packing {
   std::vector<PackedRoute> routes;
 };
 
-Packing pack(const Forest& forest, const std::vector<NodeShape>& shapes, const std::vector<std::uint32_t>& roots,
-             int lanes);
+Packing pack(const Forest& forest, const ForestFacts& facts, const std::vector<NodeShape>& shapes,
+             const std::vector<std::uint32_t>& roots, int lanes);
 
 }  // namespace xai::treeshap

@@ -15,8 +15,10 @@ namespace {
 constexpr std::size_t kMaxPlanLanes = std::size_t{1} << 26;   // about 1 GiB
 constexpr std::size_t kMaxSlotFloats = std::size_t{1} << 27;  // 512 MiB
 constexpr std::size_t kSecondCache = std::size_t{1} << 20;
-constexpr std::size_t kBlockBytes = 40 * 1024;  // of P and U; measured best with a first cache of 32 KiB
-constexpr std::size_t kSumLanes = 4096;         // whose attributions are 16 KiB, half a first cache
+// Fewer make shorter runs of vectors that need the same done, and branches mistaken; more, P and U far from the first
+// cache. Measured best from 3 points to 7.
+constexpr std::size_t kBlockSplits = 3200;
+constexpr std::size_t kSumLanes = 4096;  // whose attributions are 16 KiB, half a first cache
 
 class Compiler {
  public:
@@ -41,7 +43,7 @@ class Compiler {
     }
     close_sum();
     plan_.forks.resize(plan_.forks.size() + RowPlan::kAhead);
-    if (plan_.memory_bytes() + inverse_bytes() <= kSecondCache) add_inverses();
+    if (packed() && plan_.memory_bytes() + inverse_bytes() <= kSecondCache) add_inverses();
   }
 
  private:
@@ -54,6 +56,7 @@ class Compiler {
   };
 
   bool leaf(std::uint32_t node) const { return nodes_[node].kind == NodeKind::kLeaf; }
+  bool packed() const { return plan_.lanes == kMaxLanes; }  // as the instruction set's kPacked says
   bool radau() const { return plan_.rules[rule_].radau; }
   std::size_t lanes_in_sum() const { return decisions_.lanes() - plan_.sums.back().lane_begin; }
   std::size_t repeats_in_sum() const { return decisions_.repeats() - plan_.sums.back().repeat_begin; }
@@ -123,25 +126,27 @@ class Compiler {
   std::size_t add_block(std::size_t first) {
     const Game& leader = games_[first];
     rule_ = leader.rule;
-    const std::size_t points = plan_.rules[rule_].point.size(), lanes = plan_.lanes;
+    const std::size_t lanes = plan_.lanes;
     const auto fits = [&](std::size_t i) {
       return i < games_.size() && games_[i].output == leader.output && games_[i].rule == rule_;
     };
     std::size_t last = first, splits = 0;
     do {
       splits += games_[last++].lanes;
-    } while (fits(last) && (splits + games_[last].lanes) * points * sizeof(float) * 5 / 4 <= kBlockBytes);
+    } while (fits(last) && splits + games_[last].lanes <= kBlockSplits);
     if (fits(last) && last - first > lanes) last -= (last - first) % lanes;  // whole vectors of roots
     std::vector<std::uint32_t> roots;
     for (std::size_t i = first; i < last; ++i) {
       roots.push_back(forest_.roots()[games_[i].tree]);
       find_means(games_[i]);
     }
-    encode(pack(forest_, shapes_, roots, plan_.lanes));
-    if (decisions_.lanes() > kMaxPlanLanes || plan_.slot_floats > kMaxSlotFloats)
-      throw InvalidForest(
-          "its splits times the outputs they add to are more than one row's explanation is planned for");
+    encode(pack(forest_, facts_, shapes_, roots, plan_.lanes));
+    if (decisions_.lanes() > kMaxPlanLanes) refuse_size();
     return last;
+  }
+
+  [[noreturn]] static void refuse_size() {
+    throw InvalidForest("its splits times the outputs they add to are more than one row's explanation is planned for");
   }
 
   // The values of a game's leaves, and their means at its splits less the tree's. No tree is twice in a block.
@@ -226,24 +231,30 @@ class Compiler {
   // and leave U there.
   void assign_slots(const Packing& packing, const Routes& routes, std::vector<RowFork>& forks,
                     std::vector<RowVector>& vectors) {
-    RowSlot next = RowBlock::kFirstSlot;
+    const std::size_t slot = plan_.rules[rule_].point.size() * plan_.lanes;
+    std::size_t next = RowBlock::kRootSlot;
+    const auto take = [&] {
+      next += slot;
+      if (next > kMaxSlotFloats) refuse_size();
+      return static_cast<RowSlot>(next - slot);
+    };
+    const RowSlot roots = take(), trash = take();
     for (std::size_t v = 0; v < packing.vectors.size(); ++v) {
-      for (int side = 0; side < 2; ++side) forks[v].out[side] = routes.to[side][v].empty() ? RowFork::kNone : next++;
+      for (int side = 0; side < 2; ++side) forks[v].out[side] = routes.to[side][v].empty() ? RowFork::kNone : take();
       RowVector& vector = vectors[v];
       if (packing.vectors[v].root) {
-        vector.product = RowBlock::kRootSlot;
-        vector.value = RowBlock::kTrashSlot;
+        vector.product = roots;
+        vector.value = trash;
       } else if (routes.in_place(v)) {
         const PackedRoute& route = *routes.from[v][0];
         vector.product = forks[route.parent].out[route.side];
-        vector.value = routes.to[route.side][route.parent].size() == 1 ? vector.product : next++;
+        vector.value = routes.to[route.side][route.parent].size() == 1 ? vector.product : take();
       } else {
-        vector.product = vector.value = next++;
+        vector.product = vector.value = take();
       }
       forks[v].product = vector.product;
     }
-    const std::size_t points = plan_.rules[rule_].point.size();
-    plan_.slot_floats = std::max(plan_.slot_floats, next * points * plan_.lanes);
+    plan_.slot_floats = std::max(plan_.slot_floats, next);
   }
 
   using RouteLanes = std::array<std::uint8_t, kMaxLanes>;
@@ -296,10 +307,15 @@ class Compiler {
   std::uint16_t put_repeats(const PackedVector::Nodes& node) {
     std::uint16_t repeated = 0;
     for (int lane = 0; lane < plan_.lanes; ++lane)
-      if (node[lane] != PackedVector::kEmpty && facts_.node[node[lane]].repeated) {
+      if (node[lane] != PackedVector::kEmpty && facts_.node[node[lane]].repeated)
         repeated |= static_cast<std::uint16_t>(1U << lane);
+    for (int lane = 0; lane < plan_.lanes; ++lane)
+      if (repeated >> lane & 1) {
         decisions_.add_repeat(node[lane]);
         plan_.merged.push_back(static_cast<float>(facts_.node[node[lane]].merged));
+      } else if (repeated && !packed()) {
+        decisions_.add_no_repeat();
+        plan_.merged.push_back(1.0F);
       }
     return repeated;
   }
@@ -404,10 +420,10 @@ RowScratch::RowScratch(const RowPlan& plan)
     : numbers(std::max<std::size_t>(plan.decisions.columns.size(), 32)),  // two vectors of 16 are always loaded
       ranks(RowDecisions::kMaxRanked),
       nans(RowDecisions::kMaxRanked),
-      left(plan.most_lanes / RowDecisions::kWord),
-      along(plan.most_repeats / RowDecisions::kWord + 1),  // the last bits are read with 32 others
+      left(plan.most_lanes / RowDecisions::kWord + 1),  // the last bits are read with 32 others
+      along(plan.most_repeats / RowDecisions::kWord + 1),
       slots(plan.slot_floats),
-      inverses(plan.inverses.empty() ? plan.inverse_floats : 0),
+      inverses(plan.lanes == kMaxLanes && plan.inverses.empty() ? plan.inverse_floats : 0),
       phi(plan.most_lanes) {}
 
 }  // namespace xai::treeshap

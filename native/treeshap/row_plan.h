@@ -27,8 +27,11 @@
 //              what t = 0 adds
 //     left     one word for the splits, one for each side that has bottoms: whether the row goes left
 //     along    for each lane whose feature stands above it, in the same order: whether the row came along
-//     inverse  for the same lanes: 1 / (t + z (1 - t)) at each point, then z
+//     merged   for the same lanes: z. Packed, also 1 / (t + z (1 - t)) at each point before it (`inverses`)
 //     routes   where P comes from, where each side's U comes from
+//
+// What is for lanes whose feature stands above them is packed where an instruction set can put packed floats and bits
+// into their lanes at once (AVX-512); else it comes in whole vectors, with z = 1 in the other lanes.
 //
 // All but the routes are in the order of the way up, children before parents; on the way down forks say where theirs
 // are.
@@ -46,7 +49,7 @@
 
 namespace xai::treeshap {
 
-// P or U of a vector at all points of the rule, in the scratch.
+// P or U of a vector at all points of the rule, in the scratch: where it begins, in floats.
 using RowSlot = std::uint32_t;
 
 struct RowSide {
@@ -90,7 +93,7 @@ struct RowRule {
 
 // Trees of one rule and output whose P and U are in the first cache together.
 struct RowBlock {
-  static constexpr RowSlot kRootSlot = 0, kTrashSlot = 1, kFirstSlot = 2;  // P of all roots; U of all roots
+  static constexpr RowSlot kRootSlot = 0;  // P of all roots; U of all roots, which nobody reads, is next to it
   std::uint16_t rule;
   std::uint32_t fork_begin, fork_end, vector_begin, vector_end;
   std::size_t values, merged, inverses, down_routes, up_routes;  // where its part of the streams begins
@@ -129,8 +132,8 @@ struct RowPlan {
   std::vector<RowVector> vectors;  // by block; children before parents
   AlignedVector<float> values;
   AlignedVector<float> merged;  // z; each block's is padded to whole vectors
-  AlignedVector<float>
-      inverses;  // empty where the plan outgrows the second cache: then each block's are computed again
+  // Packed only; empty where the plan outgrows the second cache: then each block's are computed again.
+  AlignedVector<float> inverses;
   AlignedVector<std::uint8_t> down_routes, up_routes;
   RowTotals totals;
 

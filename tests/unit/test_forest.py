@@ -214,7 +214,7 @@ def test_rows_of_other_types_and_shapes(function: str) -> None:
         call(unaligned)
     swapped = ROWS.astype(ROWS.dtype.newbyteorder("S"))
     for rows in (ROWS.astype(np.float64), ROWS.astype(np.float16), np.asfortranarray(ROWS), ROWS[::2], swapped):
-        with pytest.raises(TypeError, match=r"(?s)incompatible function arguments.*float32"):
+        with pytest.raises(TypeError, match=r"must be float32"):
             call(rows)
     for rows in (ROWS.tolist(), None, "rows", b"rows"):
         with pytest.raises(TypeError, match="incompatible function arguments"):
