@@ -73,14 +73,18 @@ struct Table {
   XAI_INLINE explicit Table(const std::uint8_t* table) : p(table) {}
   XAI_INLINE __m256i look_up(const std::uint8_t* feature) const {
     const __m256i index = _mm256_load_si256(reinterpret_cast<const __m256i*>(feature));
+    const auto entries = [&](int part) {
+      return _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(p + 16 * part)));
+    };
+    if constexpr (kParts == 2)  // bit 4 says which
+      return _mm256_blendv_epi8(_mm256_shuffle_epi8(entries(0), index), _mm256_shuffle_epi8(entries(1), index),
+                                _mm256_slli_epi16(index, 3));
     __m256i found = _mm256_setzero_si256();
     for (int part = 0; part < kParts; ++part) {
       // Indices outside of this part get their highest bit set, which looks up 0.
       const __m256i local = _mm256_adds_epu8(_mm256_sub_epi8(index, _mm256_set1_epi8(static_cast<char>(16 * part))),
                                              _mm256_set1_epi8(0x70));
-      const __m256i entries =
-          _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(p + 16 * part)));
-      found = _mm256_or_si256(found, _mm256_shuffle_epi8(entries, local));
+      found = _mm256_or_si256(found, _mm256_shuffle_epi8(entries(part), local));
     }
     return found;
   }
