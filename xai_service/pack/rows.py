@@ -89,20 +89,20 @@ def _frame_values(X: Any, categories: Mapping[int, tuple[Any, ...]]) -> NDArray[
     for place, column in enumerate(X.columns):
         one = X[column]
         if place in categories:
-            values[:, place] = _codes(one.astype(object).tolist(), categories[place], column)
+            values[:, place] = _codes(one.astype(object).tolist(), one.isna().tolist(), categories[place], column)
         else:
             values[:, place] = one.to_numpy(dtype=np.float64, na_value=np.nan)
     return values
 
 
-def _codes(values: list[Any], categories: tuple[Any, ...], column: str) -> list[float]:
+def _codes(values: list[Any], missing: list[bool], categories: tuple[Any, ...], column: str) -> list[float]:
     codes: dict[Any, float] = {category: float(code) for code, category in enumerate(categories)}
-    found = [codes.get(value, math.nan) for value in values]
-    for row, (code, value) in enumerate(zip(found, values, strict=True)):
-        if math.isnan(code) and not (value is None or value != value or str(value) == "<NA>"):  # noqa: PLR0124 (NaN)
-            raise PackRefused(
-                f"X[{row}, {column!r}] is {value!r}, a category that the model was not trained on; leave it missing"
-            )
+    found = [math.nan if gap else codes.get(value, -1.0) for value, gap in zip(values, missing, strict=True)]
+    if -1.0 in found:
+        row = found.index(-1.0)
+        raise PackRefused(
+            f"X[{row}, {column!r}] is {values[row]!r}, a category that the model was not trained on; leave it missing"
+        )
     return found
 
 
