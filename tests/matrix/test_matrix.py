@@ -83,6 +83,7 @@ def test_packed(setting: Setting, tmp_path: Path) -> None:
 
 def _check_outputs(case: Case, rows: Float32Array, margin: np.ndarray, found: dict[str, np.ndarray]) -> None:
     expected = margin if case.options.get("raw_score") else case.outputs(rows)
+    assert expected is None or np.isfinite(expected).all()
     if "prediction" in found:
         np.testing.assert_allclose(found["prediction"], expected, rtol=2e-5, atol=1e-5 * np.abs(expected).max())
         return
