@@ -143,8 +143,8 @@ def pack(
 ) -> None:
     """Turn a model file of XGBoost or LightGBM into a bundle that can be served.
 
-    MODEL is what save_model() wrote: .ubj or .json of XGBoost, .txt of LightGBM. The bundle is proven equal to it on the
-    rows of --data, in which categories are codes.
+    MODEL is what save_model() wrote: .ubj or .json of XGBoost, .txt of LightGBM. The bundle is proven equal to it on
+    the rows of --data, in which categories are codes.
     """
     from xai_service import report
     from xai_service.csv_rows import read_rows

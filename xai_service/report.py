@@ -285,7 +285,12 @@ def decision_text(decision: Decision, labels: Mapping[str, str] | None = None, t
     base, margin = float(explanation.base_values[output]), float(decision.margin[output])
     span = span_of(phi)
     of_margin, of_base, of_all = (_plus(one, decimals_for(span / 100)) for one in (margin, base, float(phi.sum())))
-    facts.append([f"margin of {of_output}" if of_output else "margin", f"{of_margin} = base value {of_base} and the contributions {of_all}"])
+    facts.append(
+        [
+            f"margin of {of_output}" if of_output else "margin",
+            f"{of_margin} = base value {of_base} and the contributions {of_all}",
+        ]
+    )
     facts.append(
         ["explanation", f"adds up to within {explanation.additivity_residual:.0e}, {explanation.method.algorithm}"]
     )

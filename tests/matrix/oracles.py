@@ -1,4 +1,4 @@
-"""What the libraries themselves say of a model, asked in the way that their users ask: apart from `xai_service.pack`."""
+"""What the libraries themselves say of a model, asked as their users ask: apart from `xai_service.pack`."""
 
 from __future__ import annotations
 
@@ -55,7 +55,9 @@ def of_xgboost(booster: xgboost.Booster, model: Any = None, **given: Any) -> Cas
     kinds = booster.feature_types
 
     def ask(rows: Float32Array, **how: Any) -> Any:
-        matrix = xgboost.DMatrix(rows, feature_names=booster.feature_names, feature_types=kinds, enable_categorical=True)
+        matrix = xgboost.DMatrix(
+            rows, feature_names=booster.feature_names, feature_types=kinds, enable_categorical=True
+        )
         return booster.predict(matrix, iteration_range=rounds, **how)
 
     def margin(rows: Float32Array) -> Any:
@@ -89,7 +91,7 @@ def of_xgboost(booster: xgboost.Booster, model: Any = None, **given: Any) -> Cas
 def of_lightgbm(booster: lightgbm.Booster, model: Any = None, *, averaged: int = 1, **given: Any) -> Case:
     """Describes a Booster, or a model of the scikit-learn interface by its Booster.
 
-    ``averaged`` is the number of rounds of a random forest: LightGBM predicts the mean, and calls the sum the raw score.
+    ``averaged`` is a random forest's number of rounds: LightGBM predicts the mean, and calls the sum the raw score.
     """
 
     def margin(rows: Float32Array) -> Any:

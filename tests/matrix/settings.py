@@ -66,7 +66,10 @@ SETTINGS: tuple[Setting, ...] = (
         ("`reg:squarederror`", xgb.trained("log wage", objective="reg:squarederror")),
         ("`reg:squaredlogerror`", xgb.trained("wage", objective="reg:squaredlogerror")),
         ("`reg:absoluteerror`", xgb.trained("wage", objective="reg:absoluteerror")),
-        ("`reg:pseudohubererror`", xgb.trained("log wage", objective="reg:pseudohubererror", min_child_weight=0, base_score=6)),
+        (
+            "`reg:pseudohubererror`",
+            xgb.trained("log wage", objective="reg:pseudohubererror", min_child_weight=0, base_score=6),
+        ),
         ("`reg:quantileerror`", xgb.trained("wage", objective="reg:quantileerror", quantile_alpha=0.7)),
         (
             "`reg:quantileerror` with several quantiles",
@@ -183,7 +186,10 @@ SETTINGS: tuple[Setting, ...] = (
         ("`rf` with several classes", lgb.forest("third", objective="multiclass", num_class=3), _WRONG),
         ("`rf` for a regression", lgb.forest("log wage", objective="regression"), _WRONG),
         ("`goss`", lgb.trained("log wage", objective="regression", data_sample_strategy="goss")),
-        ("bagging, `feature_fraction`", lgb.trained("wage", objective="regression", bagging_fraction=0.5, bagging_freq=1)),
+        (
+            "bagging, `feature_fraction`",
+            lgb.trained("wage", objective="regression", bagging_fraction=0.5, bagging_freq=1),
+        ),
         ("`extra_trees`", lgb.trained("log wage", objective="regression", extra_trees=True)),
         ("`use_missing=false`", lgb.trained("log wage", objective="regression", use_missing=False)),
         ("thresholds near 0", lgb.near_zero, _WRONG),
@@ -234,7 +240,9 @@ def table() -> str:
     """Returns the table of docs/models.md."""
     lines = ["| library | setting | result | onnxmltools |", "|---|---|---|---|"]
     lines += [
-        f"| {one.library} | {one.name} | {one.result} | {'silently wrong' if one.stock_wrong else ''} |".replace("|  |", "| |")
+        f"| {one.library} | {one.name} | {one.result} | {'silently wrong' if one.stock_wrong else ''} |".replace(
+            "|  |", "| |"
+        )
         for one in SETTINGS
     ]
     return "\n".join(lines) + "\n"

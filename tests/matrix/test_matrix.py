@@ -54,7 +54,9 @@ def test_packed(setting: Setting, tmp_path: Path) -> None:
     snapshot = ModelSnapshot.load(bundle)
     rows = rows_to_compare(case)
     session = open_session((bundle / "model.onnx").read_bytes())
-    found = dict(zip([output.name for output in session.get_outputs()], session.run(None, {"input": rows}), strict=True))
+    found = dict(
+        zip([output.name for output in session.get_outputs()], session.run(None, {"input": rows}), strict=True)
+    )
 
     margin = case.margin(rows)
     assert np.ptp(margin) > 0 or "one leaf" in setting.name
@@ -73,9 +75,7 @@ def test_packed(setting: Setting, tmp_path: Path) -> None:
         assert parity.attribution_rows > 150
         for output in range(phi.shape[2]):
             size = np.abs(due[:, :, output]).max()
-            np.testing.assert_allclose(
-                phi[:, :, output], due[:, :, output], rtol=0, atol=ATTRIBUTION_TOLERANCE * size
-            )
+            np.testing.assert_allclose(phi[:, :, output], due[:, :, output], rtol=0, atol=ATTRIBUTION_TOLERANCE * size)
     assert parity.splits_tested == parity.splits_total
     assert (parity.category_rows > 0) == bool(case.categorical)
     assert parity.additivity_rows > parity.caller_rows == len(people().rows)

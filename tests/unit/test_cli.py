@@ -487,7 +487,7 @@ def test_pack_speaks_of_what_the_user_wrote(booster: Path, tmp_path: Path) -> No
 def test_pack_refuses_what_is_no_model(tmp_path: Path) -> None:
     for name, message in (
         ("model.ubj", "it is no XGBoost model"),
-        ("model.txt", "it is no LightGBM model"),
+        ("model.txt", "is no LightGBM model"),
         ("model.onnx", "only .json, .ubj, .txt are read"),
         ("model.pkl", "pickles are never loaded"),
     ):

@@ -55,8 +55,8 @@ _MAX_TOOLS = 64
 _MAX_CLASSES = 1 << 16  # the kernel's own bound
 _MAX_CATEGORIES = 1 << 20
 _PARITY_COUNTS = (
-    "caller_rows", "missing_rows", "threshold_rows", "splits_tested", "splits_total", "category_rows", "attribution_rows",
-    "additivity_rows",
+    "caller_rows", "missing_rows", "threshold_rows", "splits_tested", "splits_total", "category_rows",
+    "attribution_rows", "additivity_rows",
 )  # fmt: skip
 _Value = TypeVar("_Value")
 
@@ -375,7 +375,9 @@ def _kind_of_feature(fields: dict[str, Any], path: str) -> tuple[Kind, tuple[str
 
 
 def _classes(value: Any, task: Task) -> tuple[str, ...]:
-    least, most = {"binary_classification": (2, 2), "regression": (0, 0), "ranking": (0, 0)}.get(task, (2, _MAX_CLASSES))
+    least, most = {"binary_classification": (2, 2), "regression": (0, 0), "ranking": (0, 0)}.get(
+        task, (2, _MAX_CLASSES)
+    )
     classes = tuple(_text(entry, f"classes[{i}]") for i, entry in enumerate(_list(value, "classes", _MAX_CLASSES)))
     if not least <= len(classes) <= most:
         due = least if least == most else f"{least} to {most}"

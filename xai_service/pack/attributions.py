@@ -2,8 +2,8 @@
 
 Attributions of the file, by our kernel with the covers that it carries, are compared on a sample of the probes with
 those that the native library computes of its own model. They must agree within 1e-5 of the output's largest attribution
-in the sample, since the library sums in float32 and covers are stored so; and a float32 step of each tree's largest leaf
-is allowed beside, since leaves are stored so, and beside them attributions may be small. Base values must agree likewise.
+in the sample, since the library sums in float32 and covers are stored so; and a float32 step of each tree's largest
+leaf is allowed, since leaves are stored so, and beside them attributions may be small. Base values must agree likewise.
 On every probe base value and attributions must add up to the margin that ONNX Runtime serves, by the server's own rule.
 """
 
@@ -81,8 +81,8 @@ def prove_attributions(
         if not share[row] <= ADDITIVITY_TOLERANCE:
             probe = probes[start + row]
             raise PackRefused(
-                f"attributions do not add up to the margin: at {probe.kind} row {start + row}, {probe.where}, they miss "
-                f"it by {share[row]:.3g} of their size; {ADDITIVITY_TOLERANCE:g} is allowed; the row: "
+                f"attributions do not add up to the margin: at {probe.kind} row {start + row}, {probe.where}, they "
+                f"miss it by {share[row]:.3g} of their size; {ADDITIVITY_TOLERANCE:g} is allowed; the row: "
                 f"{shown_row(probe, rows[row], names)}. Nothing was written."
             )
         worst = max(worst, float(share[row]))

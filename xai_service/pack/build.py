@@ -62,8 +62,8 @@ def pack(
     Args:
         model: an XGBoost or LightGBM Booster, a model of either library's scikit-learn interface, or the path of a file
             that its save_model wrote (.json or .ubj, .txt).
-        X: (n, features) array-like or DataFrame of numbers, n ≥ 1, NaN where missing: rows such as will be served. Where
-            the model knows categories, a DataFrame holds the categories themselves, and an array their codes.
+        X: (n, features) array-like or DataFrame of numbers, n ≥ 1, NaN where missing: rows such as will be served.
+            Where the model knows categories, a DataFrame holds the categories themselves, and an array their codes.
         name: of the model; letters, digits, ``.``, ``_``, ``-``, at most 128.
         out: the repository's directory; made if it does not exist.
         version: likewise; ``None`` for the next integer after the highest in ``out/name``.

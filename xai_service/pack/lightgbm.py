@@ -16,6 +16,7 @@ import treelite
 
 from xai_service.errors import PackRefused
 from xai_service.pack.forest import check_forest
+from xai_service.pack.lightgbm_file import DamagedFile, read_text
 from xai_service.pack.native import NativeModel
 from xai_service.pack.treelite_trees import read_treelite
 
@@ -71,16 +72,19 @@ def read(model: Any, *, raw_score: bool = False) -> NativeModel:
     header = _header(text)
     _refuse_settings(header, text)
     objective, settings = _objective(header)
-    task, link = ("regression", "identity") if raw_score else _task(objective, settings)
+    task: Task = "regression"
+    link: Link = "identity"
+    if not raw_score:
+        task, link = _task(objective, settings)
     try:
         converted = treelite.frontend.from_lightgbm(lightgbm.Booster(model_str=text))
     except treelite.TreeliteError as error:
-        raise PackRefused(f"treelite cannot read the model: {error}") from error
+        raise PackRefused(f"the model is damaged, it cannot be read: {error}") from error
     forest = read_treelite(converted, "data_count", thresholds=_flushed)
     n_features = booster.num_feature()
     check_forest(forest.trees, n_features, len(forest.base))
     names = booster.feature_name()
-    # A random forest's prediction is its trees' mean, but its raw score their sum: here the margin is what is predicted.
+    # A random forest predicts its trees' mean, but its raw score is their sum: here the margin is the mean.
     divisor = len(forest.trees) // len(forest.base) if "average_output" in header else 1
     categorical = _categorical(header)
     return NativeModel(
@@ -108,15 +112,19 @@ def load(path: Path) -> lightgbm.Booster:
     Raises:
         PackRefused: not a file that LightGBM reads; says what to do.
     """
-    wrong = f"{path}: LightGBM cannot read it: it is no LightGBM model, or damaged or cut short; write it again with "
     try:
-        with path.open("rb") as file:
-            begins = file.read(5)
-        if begins not in (b"tree\n", b"tree\r"):  # LightGBM says what it misses on the terminal, and stops the process
-            raise PackRefused(f"{wrong}Booster.save_model")
-        return lightgbm.Booster(model_file=path)
-    except (lightgbm.basic.LightGBMError, OSError, ValueError) as error:
-        raise PackRefused(f"{wrong}Booster.save_model") from error
+        text = read_text(path)
+    except (DamagedFile, OSError) as error:
+        raise PackRefused(
+            f"{path}: is no LightGBM model, or damaged or cut short: {error}; write it again with Booster.save_model"
+        ) from error
+    _refuse_settings(_header(text), text)
+    try:
+        return lightgbm.Booster(model_str=text)
+    except (lightgbm.basic.LightGBMError, ValueError) as error:
+        raise PackRefused(
+            f"{path}: LightGBM cannot read it: {error}; write it again with Booster.save_model"
+        ) from error
 
 
 def _booster(model: Any, *, raw_score: bool) -> lightgbm.Booster:
@@ -124,8 +132,8 @@ def _booster(model: Any, *, raw_score: bool) -> lightgbm.Booster:
         return model
     if not isinstance(model, lightgbm.LGBMModel):
         raise PackRefused(
-            f"{type(model).__module__}.{type(model).__qualname__} is not supported; a lightgbm.Booster, a lightgbm model "
-            "of the scikit-learn interface, or the path of a .txt file is"
+            f"{type(model).__module__}.{type(model).__qualname__} is not supported; a lightgbm.Booster, a lightgbm "
+            "model of the scikit-learn interface, or the path of a .txt file is"
         )
     if callable(model.objective) and not raw_score:
         raise PackRefused(_not_supported("custom"))

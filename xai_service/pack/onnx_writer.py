@@ -139,7 +139,7 @@ class _Links:
         self._node("ArgMax", ["margin"], "label", axis=1, keepdims=0)
         self.output("label", TensorProto.INT64, None)
 
-    def _node(self, operator: str, inputs: list[str], output: str, **attributes: int) -> None:
+    def _node(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> None:
         self.nodes.append(helper.make_node(operator, inputs, [output], **attributes))
 
     def _number(self, name: str, value: float) -> None:
@@ -165,9 +165,7 @@ def _ensemble(trees: Sequence[Tree], base: Float64Array) -> NodeProto:
             _floats("base_values", base),
             _ints("nodes_treeids", tree_ids),
             _ints("nodes_nodeids", joined("nodes_nodeids")),
-            AttributeProto(
-                name="nodes_modes", type=AttributeProto.STRINGS, strings=joined("nodes_modes").tolist()
-            ),
+            AttributeProto(name="nodes_modes", type=AttributeProto.STRINGS, strings=joined("nodes_modes").tolist()),
             _ints("nodes_featureids", joined("nodes_featureids")),
             _floats("nodes_values", joined("nodes_values")),
             _ints("nodes_truenodeids", joined("nodes_truenodeids")),

@@ -1,7 +1,7 @@
 """The gate: a bundle is written only if ONNX Runtime and the native library answer alike on every probe.
 
 Tolerance. Both sides add the same float32 leaves, in another order and with the base first or last, so they may differ
-by rounding: a few float32 steps (6e-8 each, relative) of the largest number on the way. The gate allows, of each output,
+by rounding: a few float32 steps (6e-8 each, relative) of the largest number on the way. The gate allows, in an output,
 
     |Δ margin| ≤ 1e-5 · scale,   scale = max(|base|, |largest leaf|, largest |margin| of the caller's rows)
 
@@ -126,7 +126,7 @@ def _scale(native: NativeModel, X: Float32Array, callers: Sequence[Probe]) -> Fl
     scale = np.maximum(np.abs(native.base), np.abs(margins).max(axis=0))
     for tree in native.trees:
         np.maximum.at(scale, tree.outputs, np.abs(tree.leaf).max(axis=0))
-    return np.maximum(scale, 0.0 if native.link == "identity" else 1.0)
+    return np.asarray(np.maximum(scale, 0.0 if native.link == "identity" else 1.0))
 
 
 @dataclass(frozen=True, slots=True)

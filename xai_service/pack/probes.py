@@ -149,7 +149,7 @@ def evenly(n: int, most: int) -> Int64Array:
 
 @dataclass(slots=True)
 class _Needed:
-    """Values of one feature that lead to a node: ``low <= value < high``, codes that are let pass, and whether NaN is."""
+    """Values of one feature that lead to a node: ``low <= value < high``, codes let pass, and whether NaN is."""
 
     low: float = -math.inf
     high: float = math.inf

@@ -60,13 +60,13 @@ def _of_file(path: Path) -> str:
     suffix = path.suffix.lower()
     if suffix in _PICKLES:
         raise PackRefused(
-            f"{path}: pickles are never loaded, as that would run the code in them; save the model with its own library "
-            "(XGBoost: save_model to .ubj, LightGBM: save_model to .txt), or call xai_service.pack.pack from Python"
+            f"{path}: pickles are never loaded, as that would run the code in them; save the model with its own "
+            "library (XGBoost: save_model to .ubj, LightGBM: save_model to .txt), or call xai_service.pack.pack in Python"
         )
     if suffix not in _SUFFIXES:
         raise PackRefused(
-            f"{path}: only {', '.join(_SUFFIXES)} are read: .json and .ubj as XGBoost's save_model writes them, .txt as "
-            "LightGBM's does"
+            f"{path}: only {', '.join(_SUFFIXES)} are read: .json and .ubj as XGBoost's save_model writes them, "
+            ".txt as LightGBM's does"
         )
     if not path.is_file():
         raise PackRefused(f"{path}: there is no such file")

@@ -58,11 +58,11 @@ def read_rows(
             f"({len(wrong)} such values): replace infinities by NaN or by a finite number"
         )
     for column in sorted(place for place in categorical if place < rows.shape[1]):
-        wrong = np.flatnonzero((rows[:, column] != np.rint(rows[:, column])) & ~np.isnan(rows[:, column]))
-        if len(wrong):
+        places = np.flatnonzero((rows[:, column] != np.rint(rows[:, column])) & ~np.isnan(rows[:, column]))
+        if len(places):
             raise PackRefused(
-                f"X[{wrong[0]}, {names[column] if names else column!r}] is {rows[wrong[0], column]}, and the feature is "
-                "categorical: its codes are whole numbers"
+                f"X[{places[0]}, {names[column] if names else column!r}] is {rows[places[0], column]}, and the feature "
+                "is categorical: its codes are whole numbers"
             )
     return rows, names
 
@@ -73,8 +73,8 @@ def _frame_values(X: Any, categories: Mapping[int, tuple[Any, ...]]) -> NDArray[
         is_number = getattr(dtype, "kind", "O") in "fiub"
         if place in categories and is_number:
             raise PackRefused(
-                f"column {column!r} holds {dtype}, and the model was trained on categories: give it the dtype category, "
-                "or pass an array of the codes"
+                f"column {column!r} holds {dtype}, and the model was trained on categories: give it the dtype "
+                "category, or pass an array of the codes"
             )
         if place not in categories and str(dtype) == "category":
             raise PackRefused(

@@ -143,7 +143,9 @@ def _sets(
     )
     sizes = end - begin
     if (categorical & (sizes < 1)).any():
-        raise PackRefused(f"tree {tree}, node {int(np.argmax(categorical & (sizes < 1)))}: its set of categories is empty")
+        raise PackRefused(
+            f"tree {tree}, node {int(np.argmax(categorical & (sizes < 1)))}: its set of categories is empty"
+        )
     set_begin = np.r_[0, np.cumsum(sizes)]
     places = np.repeat(begin - set_begin[:-1], sizes) + np.arange(set_begin[-1])
     return set_begin, accessor.get_field("category_list")[places].astype(np.float32)

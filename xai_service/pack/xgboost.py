@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from typing import TYPE_CHECKING, Any
@@ -50,7 +51,7 @@ _OBJECTIVES: dict[str, tuple[Task, Link]] = {
 }
 _REASONS = {"binary:hinge": ", as it predicts 0 or 1 and no probability: train with binary:logistic"}
 _MARGIN_IS_PREDICTED = ("binary:logitraw", "multi:softmax")
-RAW_SCORE_HINT = "or pack its raw score as a regression (raw_score=True, --raw-score)"
+_RAW_SCORE_HINT = "or pack its raw score as a regression (raw_score=True, --raw-score)"
 
 
 def read(model: Any, *, raw_score: bool = False) -> NativeModel:
@@ -73,12 +74,15 @@ def read(model: Any, *, raw_score: bool = False) -> NativeModel:
             f"booster {learner['gradient_booster']['name']} is not supported, only gbtree and dart are: it has no trees"
         )
     objective = learner["objective"]["name"]
-    task, link = ("regression", "identity") if raw_score else _task(objective)
+    task: Task = "regression"
+    link: Link = "identity"
+    if not raw_score:
+        task, link = _task(objective)
     rounds = _rounds(booster)
     try:
         forest = read_treelite(treelite.frontend.from_xgboost(booster[:rounds]), "sum_hessian")
-    except treelite.TreeliteError as error:
-        raise PackRefused(f"treelite cannot read the model: {error}") from error
+    except (treelite.TreeliteError, xgboost.core.XGBoostError, IndexError) as error:
+        raise PackRefused(f"the model is damaged, it cannot be read: {error}") from error
     n_features = booster.num_features()
     check_forest(forest.trees, n_features, len(forest.base))
     if task == "binary_classification" and len(forest.base) > 1:
@@ -124,7 +128,7 @@ def _task(objective: str) -> tuple[Task, Link]:
     if objective not in _OBJECTIVES:
         raise PackRefused(
             f"objective {objective} is not supported{_REASONS.get(objective, '')}; supported are "
-            f"{', '.join(_OBJECTIVES)}; {RAW_SCORE_HINT}"
+            f"{', '.join(_OBJECTIVES)}; {_RAW_SCORE_HINT}"
         )
     return _OBJECTIVES[objective]
 
@@ -134,13 +138,13 @@ def _booster(model: Any, *, raw_score: bool) -> xgboost.Booster:
         return model
     if not isinstance(model, xgboost.XGBModel):
         raise PackRefused(
-            f"{type(model).__module__}.{type(model).__qualname__} is not supported; an xgboost.Booster, an xgboost model "
-            "of the scikit-learn interface, or the path of a .json or .ubj file is"
+            f"{type(model).__module__}.{type(model).__qualname__} is not supported; an xgboost.Booster, an xgboost "
+            "model of the scikit-learn interface, or the path of a .json or .ubj file is"
         )
     if callable(model.objective) and not raw_score:
         raise PackRefused(
             f"custom objectives are not supported, as nothing says what their margins mean; supported are "
-            f"{', '.join(_OBJECTIVES)}; {RAW_SCORE_HINT}"
+            f"{', '.join(_OBJECTIVES)}; {_RAW_SCORE_HINT}"
         )
     if not (isinstance(model.missing, float) and math.isnan(model.missing)):
         raise PackRefused(
@@ -177,7 +181,7 @@ def _categories(booster: xgboost.Booster) -> dict[int, tuple[Any, ...]]:
     for column, encoding in enumerate(encodings):
         if "offsets" in encoding:  # text, end to end as in Apache Arrow
             data, ends = bytes(np.array(encoding["values"], np.int64).astype(np.uint8)), encoding["offsets"]
-            texts = [data[a:b].decode() for a, b in zip(ends[:-1], ends[1:], strict=True)]
+            texts = [data[a:b].decode() for a, b in itertools.pairwise(ends)]
             found |= {column: tuple(texts)} if texts else {}
         else:
             found[column] = tuple(encoding["values"])

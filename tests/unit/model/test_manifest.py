@@ -60,9 +60,7 @@ shared = {
     "files": st.builds(FileDigest, st.from_regex(r"[0-9a-f]{64}", fullmatch=True), st.integers(0, 1 << 30)).map(
         lambda digest: {"model.onnx": digest}
     ),
-    "parity": st.builds(
-        Parity, *[counts] * 5, *[sizes] * 3, *[counts] * 2, st.none() | texts, sizes, counts, sizes
-    ),
+    "parity": st.builds(Parity, *[counts] * 5, *[sizes] * 3, *[counts] * 2, st.none() | texts, sizes, counts, sizes),
     "made_by": st.dictionaries(names, texts, max_size=4),
 }
 classifiers = st.lists(texts, min_size=2, max_size=2, unique=True).flatmap(
@@ -152,7 +150,14 @@ def test_each_key_has_its_type(key: str, wrong: Any) -> None:
         parse(document(**{key: wrong}))
 
 
-FEATURE: dict[str, Any] = {"name": "a", "allows_missing": True, "minimum": 0, "maximum": 1, "kind": "numeric", "categories": []}
+FEATURE: dict[str, Any] = {
+    "name": "a",
+    "allows_missing": True,
+    "minimum": 0,
+    "maximum": 1,
+    "kind": "numeric",
+    "categories": [],
+}
 DIGEST = {"sha256": "ab" * 32, "size_bytes": 1}
 PARITY = document()["parity"]
 

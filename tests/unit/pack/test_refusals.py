@@ -59,7 +59,12 @@ def test_scikit_learn_settings(X: Float32Array, signal: Float64Array, tmp_path: 
         return p - y, np.ones_like(p)
 
     refused(xgboost.XGBRegressor(), X, tmp_path, "not fitted")
-    refused(xgboost.XGBRegressor(missing=0.0, n_estimators=2).fit(X, signal), X, tmp_path, r"missing=0\.0 is not supported.*set_params")
+    refused(
+        xgboost.XGBRegressor(missing=0.0, n_estimators=2).fit(X, signal),
+        X,
+        tmp_path,
+        r"missing=0\.0 is not supported.*set_params",
+    )
     refused(xgboost.XGBRegressor(objective=custom, n_estimators=2).fit(X, signal), X, tmp_path, "custom objectives")
 
 
@@ -161,7 +166,12 @@ def test_rows(rows: Any, match: str, booster: xgboost.Booster, tmp_path: Path) -
 def test_data_frames_and_sparse_rows(booster: xgboost.Booster, tmp_path: Path) -> None:
     pandas, sparse = pytest.importorskip("pandas"), pytest.importorskip("scipy.sparse")
     frame = pandas.DataFrame(np.ones((2, 5)), columns=list("abcde"))
-    refused(booster, frame.assign(b=pandas.Categorical([1, 2])), tmp_path, "column 'b' is of the dtype category.* pass the codes")
+    refused(
+        booster,
+        frame.assign(b=pandas.Categorical([1, 2])),
+        tmp_path,
+        "column 'b' is of the dtype category.* pass the codes",
+    )
     refused(booster, frame.assign(b=["x", "y"]), tmp_path, "column 'b' holds")
     refused(booster, sparse.csr_matrix(np.ones((2, 5))), tmp_path, "sparse")
     refused(booster, frame, tmp_path, "'a' stands where 'z' is due", feature_names=list("zbcde"))
