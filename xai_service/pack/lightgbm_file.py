@@ -1,7 +1,7 @@
 """Whether a LightGBM text file is whole, before LightGBM reads it: of a damaged one it crashes, or never comes back.
 
-The file is a header of ``key=value`` lines, then trees, whose lengths in bytes the header gives, ``end of trees``, and the
-parameters. A tree of n leaves has n - 1 splits; a child is a split's number, or ``-1 - leaf``.
+The file is a header of ``key=value`` lines, then trees, whose lengths in bytes the header gives, ``end of trees``, and
+the parameters. A tree of n leaves has n - 1 splits; a child is a split's number, or ``-1 - leaf``.
 """
 
 from __future__ import annotations

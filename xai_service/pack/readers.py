@@ -61,7 +61,7 @@ def _of_file(path: Path) -> str:
     if suffix in _PICKLES:
         raise PackRefused(
             f"{path}: pickles are never loaded, as that would run the code in them; save the model with its own "
-            "library (XGBoost: save_model to .ubj, LightGBM: save_model to .txt), or call xai_service.pack.pack in Python"
+            "library (XGBoost: save_model to .ubj, LightGBM: save_model to .txt), or call pack() in Python"
         )
     if suffix not in _SUFFIXES:
         raise PackRefused(

@@ -62,12 +62,12 @@ def test_a_reference_that_differs(train: Any, tmp_path: Path) -> None:
 
     def off(rows: Any) -> Any:
         phi, base = native.contributions(rows)  # type: ignore[misc]
-        return phi, base + [0, 1e-3, 0]
+        return phi, base + np.array([0, 1e-3, 0])
 
-    with pytest.raises(PackRefused, match="base values .* are not those of"):
+    with pytest.raises(PackRefused, match=r"base values .* are not those of"):
         pack(dataclasses.replace(native, contributions=off), people().rows, name="m", out=tmp_path)
+    narrow = dataclasses.replace(native, contributions=lambda rows: (np.zeros((len(rows), 1, 1)), np.zeros(3)))
     with pytest.raises(PackRefused, match=r"has shape .* is due"):
-        narrow = dataclasses.replace(native, contributions=lambda rows: (np.zeros((len(rows), 1, 1)), np.zeros(3)))
         pack(narrow, people().rows, name="m", out=tmp_path)
     none = dataclasses.replace(native, contributions=None)
     parity = Bundle.load(pack(none, people().rows, name="m", out=tmp_path)).manifest.parity

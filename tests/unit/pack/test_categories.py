@@ -1,4 +1,4 @@
-"""Sets of categories: written so that nothing changes, probed so that any change shows, refused where a code is none."""
+"""Sets of categories are written so that nothing changes, and probed so that any change shows."""
 
 from __future__ import annotations
 
@@ -159,5 +159,5 @@ def test_a_data_frame_gets_the_models_codes_not_its_own(of_frame: Any, tmp_path:
     assert ranges == {8.0}
     with pytest.raises(PackRefused, match=r"X\[0, 'region'\] is 'the moon', a category that the model was not"):
         pack(case.model, case.X.assign(region="the moon"), name="m", out=tmp_path)
-    with pytest.raises(PackRefused, match="column 'region' holds float.*give it the dtype category"):
+    with pytest.raises(PackRefused, match=r"column 'region' holds float.*give it the dtype category"):
         pack(case.model, case.X.assign(region=1.0), name="m", out=tmp_path)
