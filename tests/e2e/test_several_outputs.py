@@ -17,6 +17,7 @@ from tests.matrix.data import NAMES, REGION, people
 from tests.matrix.oracles import Case
 from xai_service.cli import main
 from xai_service.client import Client, RequestFailed
+from xai_service.model.costs import Pace
 from xai_service.pack import pack
 from xai_service.types import ExplanationStatus
 
@@ -124,3 +125,17 @@ def test_codes_of_categories(cases: dict[str, Case], address: str) -> None:
         rows[2, REGION] = 2.5
         with pytest.raises(RequestFailed, match=r"feature 'region' is 2\.5 in row 2"):
             client.predict(rows, "regions")
+
+
+def test_an_explanation_of_each_class_may_come_later(
+    cases: dict[str, Case], address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = people().rows[:3]
+    monkeypatch.setattr(Pace, "fits", lambda *_: False)
+    with Client(address) as client:
+        reply = client.predict(rows, "ova", latency_budget_ms=50)
+        assert set(reply.statuses) == {ExplanationStatus.DEFERRED}
+        later = [client.explanation(one, wait_s=20) for one in reply.decision_ids]
+    phi = cases["ova"].contributions(rows)
+    for row, explanation in enumerate(later):
+        np.testing.assert_allclose(explanation.attributions, phi[row], rtol=0, atol=1e-5 * np.abs(phi).max())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +87,25 @@ def of_xgboost(booster: xgboost.Booster, model: Any = None, **given: Any) -> Cas
         categorical=tuple(i for i, kind in enumerate(kinds or ()) if kind == "c"),
         **given,
     )
+
+
+def vector_leaf_trees(booster: xgboost.Booster) -> list[Any]:
+    """Returns a `multi_output_tree` Booster's trees as `tests.oracles` has them: one for each tree and output."""
+    learner = json.loads(booster.save_raw("json"))["learner"]
+    found = []
+    for tree in learner["gradient_booster"]["model"]["trees"]:
+        width = int(tree["tree_param"]["size_leaf_vector"])
+        values = np.array(tree["base_weights"]).reshape(-1, width)
+
+        def nested(node: int, output: int, tree: Any = tree, values: Any = values) -> Any:
+            if tree["left_children"][node] < 0:
+                return ("leaf", values[node, output], tree["sum_hessian"][node])
+            children = (nested(tree[f"{side}_children"][node], output) for side in ("left", "right"))
+            threshold, nan_left = tree["split_conditions"][node], bool(tree["default_left"][node])
+            return ("split", tree["split_indices"][node], np.float32(threshold), "<", nan_left, *children)
+
+        found += [nested(0, output) for output in range(width)]
+    return found
 
 
 def of_lightgbm(booster: lightgbm.Booster, model: Any = None, *, averaged: int = 1, **given: Any) -> Case:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from tests import oracles
 from tests.matrix.data import people
+from tests.matrix.oracles import vector_leaf_trees
 from tests.matrix.settings import SETTINGS, Setting, table
 from xai_service.errors import PackRefused
 from xai_service.model.session import open_session
@@ -98,6 +100,25 @@ def _check_outputs(case: Case, rows: Float32Array, margin: np.ndarray, found: di
         np.testing.assert_allclose(probabilities, expected, atol=3e-6)
     if "label" in found:
         np.testing.assert_array_equal(found["label"], margin.argmax(axis=1))
+
+
+VECTOR_LEAVES = [one for one in SETTINGS if "multi_output_tree" in one.name]
+
+
+@pytest.mark.parametrize("setting", VECTOR_LEAVES, ids=ids)
+def test_attributions_that_no_library_computes(setting: Setting, tmp_path: Path) -> None:
+    """Trees with a value for each output in a leaf, against brute force on the trees that XGBoost's own file holds."""
+    booster = setting.train().model
+    explainer = TreeExplainer(pack(booster, people().rows, name="m", out=tmp_path) / "model.onnx")
+    trees = vector_leaf_trees(booster)
+    outputs = len(explainer.expected_value)
+    assert len(trees) == 10 * outputs
+    rows = rows_to_compare(setting.train())[[0, 130, 150]]
+    phi = explainer.shap_values(rows)
+    for row, found in zip(rows, phi, strict=True):
+        for output in range(outputs):
+            due = oracles.brute_force(trees[output::outputs], row)
+            np.testing.assert_allclose(found[:, output], due, rtol=0, atol=1e-5 * np.abs(due).max())
 
 
 @pytest.mark.parametrize("setting", [one for one in SETTINGS if one.refused], ids=ids)
