@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from xai_service._profile import FeatureProfile, Scan
 from xai_service.errors import FieldViolation, InvalidInput
 from xai_service.model.snapshot import ModelSnapshot
@@ -50,7 +52,8 @@ def check_values(call: PredictCall, model: ModelSnapshot, profile: FeatureProfil
     """Checks every value and returns the scan, for the caller to merge into the model's profile.
 
     Raises:
-        InvalidInput: infinite values, or missing ones (NaN) in features that the model knows no missing values of.
+        InvalidInput: infinite values, missing ones (NaN) in features that the model knows no missing values of, or
+            codes of categories that are no whole numbers.
     """
     scan = profile.scan(call.rows)
     violations = [
@@ -72,9 +75,32 @@ def check_values(call: PredictCall, model: ModelSnapshot, profile: FeatureProfil
                     f"{int(scan.first_missing[column])}, and the model knows no missing values there",
                 )
             )
+    violations += _category_violations(call, model)
     if violations:
         raise InvalidInput(*violations)
     return scan
+
+
+def _category_violations(call: PredictCall, model: ModelSnapshot) -> list[FieldViolation]:
+    """Codes that are no whole numbers: libraries take 2.5 for 2, the served model takes it for no category.
+
+    Whole numbers that stand for no category, negative ones among them, get the native model's answer.
+    """
+    if not len(model.categorical):
+        return []
+    codes = call.rows[:, model.categorical]
+    wrong = (codes != np.rint(codes)) & ~np.isnan(codes)
+    violations = []
+    for k in np.flatnonzero(wrong.any(axis=0)).tolist():
+        column, row = int(model.categorical[k]), int(wrong[:, k].argmax())
+        violations.append(
+            FieldViolation(
+                f"input[:, {column}]",
+                f"feature {model.feature_names[column]!r} is {codes[row, k]} in row {row}, and holds the codes of "
+                f"categories; send whole numbers ({int(wrong[:, k].sum())} such row(s))",
+            )
+        )
+    return violations
 
 
 def _name_violation(names: tuple[str, ...], expected: tuple[str, ...]) -> FieldViolation:

@@ -111,13 +111,11 @@ def main() -> None:
 @click.option("--name", required=True, help="The model's name in the repository.")
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="The model repository.")
 @click.option("--version", help="Version to write.  [default: one above the highest there]")
-@click.option("--classes", default="0,1", show_default=True, help="Names of the classes, separated by commas.")
+@click.option("--classes", help="Names of the classes, separated by commas.  [default: the model's, else 0,1,...]")
 @click.option(
     "--threshold",
     type=_Finite(0, 1),
-    default=0.5,
-    show_default=True,
-    help="Probability above which class 1 is decided.",
+    help="Probability above which class 1 of two is decided.  [default: 0.5]",
 )
 @click.option("--favourable-class", help="The class that is good for the person decided about.")
 @click.option("--latency-budget-ms", type=_Finite(0), help="How long a reply waits for explanations at the most.")
@@ -129,25 +127,36 @@ def main() -> None:
     help="Which features may be missing when served: those that are in --data, all, or none.",
 )
 @click.option("--drop", multiple=True, metavar="COL", help="Column that is not a feature. May be given more than once.")
+@click.option("--raw-score", is_flag=True, help="Serve the raw score, as a regression, whatever the objective is.")
 @_json
 def pack(
-    *, model: Path, data: str, name: str, out: Path, drop: tuple[str, ...], classes: str, as_json: bool, **settings: Any
+    *,
+    model: Path,
+    data: str,
+    name: str,
+    out: Path,
+    drop: tuple[str, ...],
+    classes: str | None,
+    raw_score: bool,
+    as_json: bool,
+    **settings: Any,
 ) -> None:
-    """Turn an XGBoost model file into a bundle that can be served.
+    """Turn a model file of XGBoost or LightGBM into a bundle that can be served.
 
-    MODEL is what save_model() wrote, .ubj or .json. The bundle is proven equal to it on the rows of --data.
+    MODEL is what save_model() wrote: .ubj or .json of XGBoost, .txt of LightGBM. The bundle is proven equal to it on
+    the rows of --data, in which categories are codes.
     """
     from xai_service import report
     from xai_service.csv_rows import read_rows
 
     try:
         from xai_service.pack import pack as pack_model
-        from xai_service.pack.xgboost import load
+        from xai_service.pack import readers
     except ImportError as error:
         raise _extra_missing("pack", error) from error
-    booster = load(model)
+    native = readers.read(model, raw_score=raw_score)
     with click.open_file(data, encoding="utf-8-sig") as stream:
-        rows = read_rows(stream, data, booster.feature_names, drop)
+        rows = read_rows(stream, data, native.feature_names, drop)
     _note_ignored(rows.ignored)
     with click.progressbar(length=100, label="packing", file=sys.stderr) as bar:
 
@@ -156,12 +165,12 @@ def pack(
             bar.update(round(100 * done) - bar.pos)
 
         bundle = pack_model(
-            booster,
+            native,
             rows.values,
             name=name,
             out=out,
             feature_names=list(rows.feature_names),
-            classes=tuple(one.strip() for one in classes.split(",")),
+            classes=None if classes is None else tuple(one.strip() for one in classes.split(",")),
             progress=progress,
             **settings,
         )

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from xai_service.client import Decision, Explanation, ModelStatus, Reply
-    from xai_service.types import Float64Array, Method, Timings
+    from xai_service.types import Float32Array, Float64Array, Method, Timings
 
 _BAR_CELLS = 16
 
@@ -80,9 +80,21 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[
     return "\n".join("  ".join(cell(text, column) for column, text in enumerate(line)).rstrip() for line in lines)
 
 
-def explained_output(attributions: Float64Array, label: int | None) -> int:
-    """Which output to show: the decided class's where there is one for each class, else the first."""
+def explained_output(attributions: Float64Array, label: int | None, probabilities: Float32Array | None) -> int:
+    """Which output to show: the decided class's where there is one for each class, else the first.
+
+    Where several classes may hold at once, and so none is decided, it is the most probable one's.
+    """
+    if label is None and probabilities is not None and len(probabilities) == attributions.shape[-1]:
+        label = int(np.argmax(probabilities))
     return label if label is not None and attributions.shape[-1] > max(1, label) else 0
+
+
+def output_names(classes: Sequence[str], outputs: int) -> list[str]:
+    """What to call the outputs: the classes where there is one for each, else their numbers; one needs no name."""
+    if outputs == 1:
+        return [""]
+    return list(classes) if len(classes) == outputs else [str(output) for output in range(outputs)]
 
 
 def reasons(reply: Reply, row: int, top: int) -> str:
@@ -90,7 +102,8 @@ def reasons(reply: Reply, row: int, top: int) -> str:
     if reply.attributions is None or reply.statuses[row] is not ExplanationStatus.COMPLETE:
         return reply.statuses[row].value
     label = None if reply.labels is None else int(reply.labels[row])
-    phi = reply.attributions[row, :, explained_output(reply.attributions, label)]
+    probabilities = None if reply.probabilities is None else reply.probabilities[row]
+    phi = reply.attributions[row, :, explained_output(reply.attributions, label, probabilities)]
     span = span_of(phi)
     return "   ".join(
         f"{reply.feature_names[index]} {number(reply.rows[row, index])} "
@@ -107,6 +120,10 @@ def reply_table(reply: Reply, top: int, first_row: int) -> str:
         header += ["decided", "p"]
         for cells, label, probabilities in zip(rows, reply.labels, reply.probabilities, strict=True):
             cells += [_class_name(reply.classes, int(label)), f"{probabilities[label]:.3f}"]
+    elif reply.probabilities is not None:
+        header += ["p"]
+        for cells, probabilities in zip(rows, reply.probabilities, strict=True):
+            cells.append(_listed(reply.classes, probabilities))
     else:
         header += ["prediction"]
         values = reply.margin if reply.prediction is None else reply.prediction
@@ -153,7 +170,7 @@ def flat_row(reply: Reply, row: int, row_number: int) -> dict[str, Any]:
     if reply.probabilities is not None:
         cells |= {f"p_{name}": p for name, p in (_by_class(reply.classes, reply.probabilities[row]) or {}).items()}
     outputs = len(reply.base_values)
-    marks = [""] if outputs == 1 else [f"[{output}]" for output in range(outputs)]
+    marks = [name and f"[{name}]" for name in output_names(reply.classes, outputs)]
     phi = (
         np.full((len(reply.feature_names), outputs), np.nan) if reply.attributions is None else reply.attributions[row]
     )
@@ -262,12 +279,18 @@ def decision_text(decision: Decision, labels: Mapping[str, str] | None = None, t
     if explanation.attributions is None:
         facts.append(["explanation", f"{explanation.status.value} {explanation.detail}".rstrip()])
         return table(["", ""], facts).lstrip("\n")
-    output = explained_output(explanation.attributions, decision.label)
+    output = explained_output(explanation.attributions, decision.label, decision.probabilities)
+    of_output = output_names(decision.classes, len(explanation.base_values))[output]
     phi = explanation.attributions[:, output]
     base, margin = float(explanation.base_values[output]), float(decision.margin[output])
     span = span_of(phi)
     of_margin, of_base, of_all = (_plus(one, decimals_for(span / 100)) for one in (margin, base, float(phi.sum())))
-    facts.append(["margin", f"{of_margin} = base value {of_base} and the contributions {of_all}"])
+    facts.append(
+        [
+            f"margin of {of_output}" if of_output else "margin",
+            f"{of_margin} = base value {of_base} and the contributions {of_all}",
+        ]
+    )
     facts.append(
         ["explanation", f"adds up to within {explanation.additivity_residual:.0e}, {explanation.method.algorithm}"]
     )
@@ -285,6 +308,8 @@ def decision_text(decision: Decision, labels: Mapping[str, str] | None = None, t
 
 def _outcome(decision: Decision) -> list[list[str]]:
     """What was decided, and on what number."""
+    if decision.label is None and decision.probabilities is not None:
+        return [["probabilities", _listed(decision.classes, decision.probabilities)]]
     if decision.label is None or decision.probabilities is None:
         value = decision.margin if decision.prediction is None else decision.prediction
         return [["prediction", " ".join(f"{one:.6g}" for one in value)]]
@@ -297,6 +322,10 @@ def _outcome(decision: Decision) -> list[list[str]]:
         ["probability", f"{decision.probabilities[shown]:.4f} of {_class_name(decision.classes, shown)}{limit}"]
     )
     return lines
+
+
+def _listed(classes: Sequence[str], probabilities: Float32Array) -> str:
+    return ", ".join(f"{_class_name(classes, index)} {p:.3f}" for index, p in enumerate(probabilities.tolist()))
 
 
 def _moment(when: datetime) -> str:

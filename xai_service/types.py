@@ -49,7 +49,7 @@ class Prediction:
     Attributes:
         margin: float32 (n, outputs), the raw score before any link.
         probabilities: float32 (n, classes) for a classifier, else ``None``.
-        labels: int64 (n,), index of the class decided, for a classifier, else ``None``.
+        labels: int64 (n,), index of the class decided, for a classifier that decides for one, else ``None``.
         prediction: float32 (n, outputs), margin through the link, for a regressor, else ``None``.
         started_ns, finished_ns: `time.monotonic_ns` around the run.
     """

@@ -17,11 +17,16 @@ from xai_service.types import PredictCall
 NAMES = ("income", "debt", "age")
 
 
-def model(names=NAMES, allows_missing=(False, True, False), n_outputs=1):
+def model(names=NAMES, allows_missing=(False, True, False), n_outputs=1, categorical=()):
     features = [
         SimpleNamespace(name=name, allows_missing=allowed) for name, allowed in zip(names, allows_missing, strict=False)
     ]
-    return SimpleNamespace(feature_names=names, n_outputs=n_outputs, manifest=SimpleNamespace(features=features))
+    return SimpleNamespace(
+        feature_names=names,
+        n_outputs=n_outputs,
+        categorical=np.array(categorical, np.int64),
+        manifest=SimpleNamespace(features=features),
+    )
 
 
 def call(rows, feature_names=None):
@@ -106,3 +111,16 @@ def test_thousands_of_bad_columns_are_told_in_part():
         check_values(request, model(names, [True] * 5000), FeatureProfile(5000))
     assert len(refused.value.violations) == InvalidInput.MAX_VIOLATIONS
     assert "and 4984 more" in str(refused.value)
+
+
+def test_codes_of_categories_are_whole_numbers():
+    checked, profile = model(allows_missing=[True] * 3, categorical=[0, 2]), FeatureProfile(3)
+    whole = [[0, 0.5, np.nan], [-1, 1.5, 7], [3e9, -2.25, -0.0]]
+    assert check_values(call(whole), checked, profile).rows == 3
+    found = violations(check_values, call([*whole, [2.5, 0.5, 1], [-0.5, 0.5, 1e-45]]), checked, profile)
+    assert [violation.field for violation in found] == ["input[:, 0]", "input[:, 2]"]
+    assert "feature 'income' is 2.5 in row 3" in found[0].description
+    assert "2 such row(s)" in found[0].description
+    assert "in row 4" in found[1].description
+    # An infinite code is told once, as infinite.
+    assert len(violations(check_values, call([[np.inf, 0.5, 1]]), checked, profile)) == 1

@@ -423,7 +423,7 @@ def test_pack_matches_columns_by_name(booster: Path, tmp_path: Path, monkeypatch
     def pack(model: Any, X: Any, *, progress: Callable[[str, float], None], **options: Any) -> Path:
         progress("prove", 0.5)
         progress("done", 1.0)
-        calls.append((model.num_boosted_rounds(), X.tolist(), options))
+        calls.append((len(model.trees), X.tolist(), options))
         return tmp_path / "repo" / "loan" / "1"
 
     monkeypatch.setattr("xai_service.pack.pack", pack)
@@ -485,7 +485,12 @@ def test_pack_speaks_of_what_the_user_wrote(booster: Path, tmp_path: Path) -> No
 
 
 def test_pack_refuses_what_is_no_model(tmp_path: Path) -> None:
-    for name, message in (("model.ubj", "it is no XGBoost model"), ("model.txt", "only .json and .ubj")):
+    for name, message in (
+        ("model.ubj", "it is no XGBoost model"),
+        ("model.txt", "is no LightGBM model"),
+        ("model.onnx", "only .json, .ubj, .txt are read"),
+        ("model.pkl", "pickles are never loaded"),
+    ):
         path = tmp_path / name
         path.write_bytes(b"nonsense")
         result = xai("pack", str(path), "--data", "-", "--name", "l", "--out", str(tmp_path), stdin="a\n1\n")

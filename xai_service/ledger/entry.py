@@ -79,7 +79,7 @@ class Decision:
         input: float32 (features,), the bits fed to the model.
         margin: float32 (outputs,).
         probabilities: float32 (classes,) of a classifier, else ``None``.
-        label: index of the class decided, of a classifier, else ``None``.
+        label: index of the class decided, of a classifier that decides for one, else ``None``.
         prediction: float32 (outputs,) of a regressor, else ``None``.
         classes: names, in the order of ``probabilities``; empty for a regressor.
         threshold: of the decision, if the model has one.

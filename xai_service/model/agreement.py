@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from xai_service.errors import BundleMismatch, InvalidModel
+from xai_service.model.links import apply_link
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,10 +22,10 @@ if TYPE_CHECKING:
     import onnx
 
     from xai_service.model.manifest import Manifest
-    from xai_service.types import Float32Array, Float64Array, Prediction
+    from xai_service.types import Float32Array, Float64Array, Int64Array, Prediction
 
 _PREFIX = "xai."
-_PLAIN = ("cover", "link")  # written as they are, the others as JSON
+_PLAIN = ("cover", "link", "task")  # written as they are, the others as JSON
 _ROUNDING = 1e-5  # ONNX Runtime approximates the logistic function to about 1e-7
 # As logarithms of odds or of a prediction, margins in the hundreds are as good as infinite. A base value beyond this is
 # a damaged leaf, whose attributions would cancel in numbers beside which no residual could be seen.
@@ -35,9 +36,12 @@ def metadata_of(manifest: Manifest) -> dict[str, str]:
     """Returns what a model file that goes with ``manifest`` says of itself, for ``metadata_props``."""
     said = {
         "cover": manifest.cover,
+        "task": manifest.task,
         "link": manifest.link,
+        "link_scale": manifest.link_scale,
         "feature_names": [feature.name for feature in manifest.features],
         "allows_missing": [feature.allows_missing for feature in manifest.features],
+        "categorical": [feature.kind == "categorical" for feature in manifest.features],
         "classes": list(manifest.classes),
         "threshold": manifest.threshold,
         "favourable_class": manifest.favourable_class,
@@ -109,18 +113,34 @@ def _shown(value: Any) -> str:
 def _check_links(manifest: Manifest, got: Prediction) -> None:
     finite = np.isfinite(got.margin).all(axis=1)
     margin = got.margin[finite].astype(np.float64)
+    due = apply_link(margin, manifest.link, manifest.link_scale)
+    what = {"logistic": "logistic function", "one_vs_all": "logistic function", "softmax": "softmax"}.get(manifest.link)
     if got.prediction is not None:
-        with np.errstate(over="ignore"):  # to infinity, as in float32
-            expected = (np.exp(margin) if manifest.link == "exponential" else margin).astype(np.float32)
         smallest = float(np.finfo(np.float32).tiny)  # below it float32 has fewer digits
-        _same(got.prediction[finite], expected, f"prediction is not the margin's {manifest.link} link", atol=smallest)
-    if got.probabilities is None or got.labels is None:
+        with np.errstate(over="ignore"):  # to infinity, as in float32
+            expected = due.astype(np.float32)
+        atol = smallest if what is None else _ROUNDING
+        _same(got.prediction[finite], expected, f"prediction is not the margin's {manifest.link} link", atol=atol)
+    if got.probabilities is None:
         return
-    negative, positive, label = *got.probabilities[finite].T, got.labels[finite]
-    with np.errstate(over="ignore"):
-        due = 1 / (1 + np.exp(-margin[:, 0]))
-    _same(positive, due, "probabilities[:, 1] is not the logistic function of the margin", atol=_ROUNDING)
-    _same(negative, 1 - positive, "probabilities do not add up to 1", atol=_ROUNDING)
+    link = f"the {what} of the margin" if what else "the margin"
+    found = got.probabilities[finite]
+    if manifest.task == "binary_classification":
+        _same(found[:, 1], due[:, 0], f"probabilities[:, 1] is not {link}", atol=_ROUNDING)
+        _same(found[:, 0], 1 - found[:, 1], "probabilities do not add up to 1", atol=_ROUNDING)
+    else:
+        _same(found, due, f"probabilities are not {link}", atol=_ROUNDING)
+    if got.labels is None:
+        return
+    label = got.labels[finite]
+    if manifest.task == "binary_classification":
+        _check_threshold(manifest, label, found[:, 1])
+    elif (label != margin.argmax(axis=1)).any():
+        row = int(np.flatnonzero(label != margin.argmax(axis=1))[0])
+        raise InvalidModel(f"label is {label[row]} where the greatest margin is that of {margin[row].argmax()}")
+
+
+def _check_threshold(manifest: Manifest, label: Int64Array, positive: Float32Array) -> None:
     threshold = np.float32(manifest.threshold or 0)
     wrong = (label != (positive > threshold)) & (np.abs(positive - threshold) > _ROUNDING)
     if wrong.any():

@@ -20,21 +20,31 @@ from xai_service.errors import InvalidModel
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-SCHEMA = "xai.bundle/1"
+SCHEMA = "xai.bundle/2"
 MODEL_FILE = "model.onnx"
 MANIFEST_FILE = "manifest.json"
 MAX_MANIFEST_BYTES = 16 << 20
 MAX_MODEL_BYTES = 1 << 30
 
-Task = Literal["binary_classification", "regression"]
-Link = Literal["logistic", "identity", "exponential"]
-Cover = Literal["sum_hessian"]
+Task = Literal[
+    "binary_classification", "multiclass_classification", "multilabel_classification", "regression", "ranking"
+]
+Link = Literal["identity", "logistic", "softmax", "exponential", "one_vs_all"]
+Cover = Literal["sum_hessian", "data_count", "weighted_count"]
+Kind = Literal["numeric", "categorical"]
 
 LINKS: Mapping[str, tuple[Link, ...]] = {
-    "binary_classification": ("logistic",),
-    "regression": ("identity", "exponential"),
+    "binary_classification": ("logistic", "identity"),
+    "multiclass_classification": ("softmax", "one_vs_all", "identity"),
+    "multilabel_classification": ("logistic", "identity"),
+    "regression": ("identity", "exponential", "logistic"),
+    "ranking": ("identity",),
 }
-"""The links that each task may have."""
+"""The links that each task may have. A classifier's is identity where its leaves hold probabilities."""
+
+COVERS: tuple[Cover, ...] = ("sum_hessian", "data_count", "weighted_count")
+SCALED_LINKS: tuple[Link, ...] = ("logistic", "one_vs_all")
+"""The links whose logistic function may be steeper or flatter than the usual one."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
@@ -42,7 +52,12 @@ _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z", re.ASCII)
 _MAX_FEATURES = 1 << 20  # the kernel's own bound
 _MAX_TEXT = 512
 _MAX_TOOLS = 64
-_PARITY_COUNTS = ("caller_rows", "missing_rows", "threshold_rows", "splits_tested", "splits_total")
+_MAX_CLASSES = 1 << 16  # the kernel's own bound
+_MAX_CATEGORIES = 1 << 20
+_PARITY_COUNTS = (
+    "caller_rows", "missing_rows", "threshold_rows", "splits_tested", "splits_total", "category_rows",
+    "attribution_rows", "additivity_rows",
+)  # fmt: skip
 _Value = TypeVar("_Value")
 
 
@@ -62,12 +77,16 @@ class Feature:
         name: unique within the model; printable, 1 to 512 characters.
         allows_missing: whether a row may hold NaN here when served.
         minimum, maximum: range of the finite values in the rows given when packing; ``None`` where all were NaN.
+        kind: whether splits compare it with thresholds, or look its code up in sets. Codes are whole numbers.
+        categories: what the codes 0, 1, 2 … of a categorical feature stand for; empty where the model does not tell.
     """
 
     name: str
     allows_missing: bool
     minimum: float | None
     maximum: float | None
+    kind: Kind = "numeric"
+    categories: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +106,15 @@ class Parity:
         missing_rows: rows tested with NaN in one, several or all features.
         threshold_rows: rows tested that stand on a split's threshold or one float32 step beside it.
         splits_tested: splits reached by such rows; ``splits_total``: splits in the model.
-        tolerance: greatest |margin difference| allowed, in margin units.
+        tolerance: greatest |margin difference| allowed, in margin units; of several outputs, the greatest of theirs.
         max_margin_difference: greatest found, in margin units.
         max_output_difference: greatest found, in probability or in the prediction's unit.
+        category_rows: rows tested with a category that splits know, or one that none knows.
+        attribution_rows: rows whose attributions were compared with others computed from the native model.
+        attribution_reference: what computed those; ``None`` where nothing could, and none were compared.
+        max_attribution_difference: greatest found, as a share of the largest attribution of the same output.
+        additivity_rows: rows on which base value and attributions were added up.
+        max_additivity_residual: greatest |base + Σφ − margin|, as a share of |base| + Σ|φ| + |margin|.
     """
 
     caller_rows: int
@@ -100,6 +125,12 @@ class Parity:
     tolerance: float
     max_margin_difference: float
     max_output_difference: float
+    category_rows: int = 0
+    attribution_rows: int = 0
+    attribution_reference: str | None = None
+    max_attribution_difference: float = 0.0
+    additivity_rows: int = 0
+    max_additivity_residual: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,15 +138,17 @@ class Manifest:
     """Everything that a bundle says about its model.
 
     Attributes:
-        schema: ``xai.bundle/1``.
+        schema: ``xai.bundle/2``.
         name, version: also the names of the bundle's two directories; see `is_name`.
         created_at: RFC 3339, UTC, ending in ``Z``.
         task: what is predicted.
         link: from margin to probability or prediction.
+        link_scale: what a logistic or one_vs_all link multiplies the margin by, > 0; else 1.
         cover: what the node covers in the model file count.
         features: the input's columns, in order.
-        classes: names of labels 0 and 1; empty for a regression.
-        threshold: label 1 where its probability is greater, compared in float32, in (0, 1); ``None`` for a regression.
+        classes: names of the classes, in the order of the labels; empty unless it is a classification.
+        threshold: of a binary classification: label 1 where its probability is greater, compared in float32, in (0, 1).
+            Else ``None``: of several classes the one with the greatest margin is the label.
         favourable_class: the class that is good news for the person decided about, or ``None``.
         latency_budget_ms: budget of every request, in milliseconds (one may ask for less), or ``None``.
         files: digest of each file beside the manifest.
@@ -129,6 +162,7 @@ class Manifest:
     created_at: str
     task: Task
     link: Link
+    link_scale: float
     cover: Cover
     features: tuple[Feature, ...]
     classes: tuple[str, ...]
@@ -151,9 +185,10 @@ class Manifest:
         Raises:
             InvalidModel: it is not a manifest; names the key and what is wrong with it.
         """
-        root = _object(_load(data), "", Manifest)
+        root = _object(_of_this_schema(_load(data)), "", Manifest)
         schema = _one_of(root["schema"], "schema", (SCHEMA,))
         task = cast("Task", _one_of(root["task"], "task", tuple(LINKS)))
+        link = cast("Link", _one_of(root["link"], "link", LINKS[task]))
         classes = _classes(root["classes"], task)
         return Manifest(
             schema=schema,
@@ -161,8 +196,9 @@ class Manifest:
             version=_name(root["version"], "version"),
             created_at=_time(root["created_at"], "created_at"),
             task=task,
-            link=cast("Link", _one_of(root["link"], "link", LINKS[task])),
-            cover=cast("Cover", _one_of(root["cover"], "cover", ("sum_hessian",))),
+            link=link,
+            link_scale=_link_scale(root["link_scale"], link),
+            cover=cast("Cover", _one_of(root["cover"], "cover", COVERS)),
             features=_features(root["features"]),
             classes=classes,
             threshold=_threshold(root["threshold"], task),
@@ -172,6 +208,14 @@ class Manifest:
             parity=_parity(root["parity"]),
             made_by=_made_by(root["made_by"]),
         )
+
+
+def _of_this_schema(root: Any) -> Any:
+    """Refuses a bundle of another schema before a key that it lacks is called wrong."""
+    schema = root.get("schema") if isinstance(root, dict) else None
+    if isinstance(schema, str) and schema != SCHEMA and schema.startswith("xai.bundle/"):
+        _wrong("schema", f"must be {json.dumps(SCHEMA)}, is {json.dumps(schema[:64])}: pack the model again")
+    return root
 
 
 def _sorted(mapping: Mapping[str, _Value]) -> dict[str, _Value]:
@@ -316,26 +360,45 @@ def _features(value: Any) -> tuple[Feature, ...]:
         if (low is None) != (high is None) or (low is not None and high is not None and low > high):
             _wrong(path, "minimum and maximum must both be null, or minimum must not exceed maximum")
         name = _text(fields["name"], f"{path}.name")
-        features.append(Feature(name, _boolean(fields["allows_missing"], f"{path}.allows_missing"), low, high))
+        may = _boolean(fields["allows_missing"], f"{path}.allows_missing")
+        features.append(Feature(name, may, low, high, *_kind_of_feature(fields, path)))
     if not features:
         _wrong("features", "must not be empty")
     _unique(tuple(feature.name for feature in features), "features", ".name")
     return tuple(features)
 
 
+def _kind_of_feature(fields: dict[str, Any], path: str) -> tuple[Kind, tuple[str, ...]]:
+    kind = cast("Kind", _one_of(fields["kind"], f"{path}.kind", ("numeric", "categorical")))
+    names = _list(fields["categories"], f"{path}.categories", _MAX_CATEGORIES if kind == "categorical" else 0)
+    return kind, tuple(_text(entry, f"{path}.categories[{i}]") for i, entry in enumerate(names))
+
+
 def _classes(value: Any, task: Task) -> tuple[str, ...]:
-    due = 2 if task == "binary_classification" else 0
-    classes = tuple(_text(entry, f"classes[{i}]") for i, entry in enumerate(_list(value, "classes", 2)))
-    if len(classes) != due:
+    least, most = {"binary_classification": (2, 2), "regression": (0, 0), "ranking": (0, 0)}.get(
+        task, (2, _MAX_CLASSES)
+    )
+    classes = tuple(_text(entry, f"classes[{i}]") for i, entry in enumerate(_list(value, "classes", _MAX_CLASSES)))
+    if not least <= len(classes) <= most:
+        due = least if least == most else f"{least} to {most}"
         _wrong("classes", f"must have {due} entries for {task}, has {len(classes)}")
     _unique(classes, "classes")
     return classes
 
 
+def _link_scale(value: Any, link: Link) -> float:
+    scale = _number(value, "link_scale")
+    if link not in SCALED_LINKS and scale != 1:
+        _wrong("link_scale", f"must be 1 for {link}, is {scale:g}")
+    if not 1e-6 <= scale <= 1e6:
+        _wrong("link_scale", f"must lie between 1e-6 and 1e6, is {scale:g}")
+    return scale
+
+
 def _threshold(value: Any, task: Task) -> float | None:
-    if task == "regression":
+    if task != "binary_classification":
         if value is not None:
-            _wrong("threshold", "must be null for a regression")
+            _wrong("threshold", f"must be null for {task}")
         return None
     threshold = _number(value, "threshold")
     if not 1e-30 < threshold < 1 - 1e-7:  # so that it stays inside (0, 1) as float32
@@ -347,7 +410,7 @@ def _favourable(value: Any, classes: tuple[str, ...]) -> str | None:
     if value is None:
         return None
     if not classes:
-        _wrong("favourable_class", "must be null for a regression")
+        _wrong("favourable_class", "must be null where there are no classes")
     return _one_of(value, "favourable_class", classes)
 
 
@@ -378,11 +441,15 @@ def _files(value: Any) -> dict[str, FileDigest]:
 def _parity(value: Any) -> Parity:
     fields = _object(value, "parity", Parity)
     counts = {key: _count(fields[key], f"parity.{key}") for key in _PARITY_COUNTS}
-    sizes = {key: _number(fields[key], f"parity.{key}") for key in fields.keys() - counts.keys()}
+    reference = fields["attribution_reference"]
+    if reference is not None:
+        _text(reference, "parity.attribution_reference")
+    others = fields.keys() - counts.keys() - {"attribution_reference"}
+    sizes = {key: _number(fields[key], f"parity.{key}") for key in sorted(others)}
     for key, size in sizes.items():
         if size < 0:
             _wrong(f"parity.{key}", f"must not be negative, is {size:g}")
-    return Parity(**cast("dict[str, Any]", counts | sizes))
+    return Parity(**cast("dict[str, Any]", counts | sizes), attribution_reference=reference)
 
 
 def _made_by(value: Any) -> dict[str, str]:

@@ -7,7 +7,7 @@ bits with it. Concurrency comes from calling `OrtPredictor.predict` from several
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,16 +16,30 @@ import onnxruntime as ort
 from onnx import AttributeProto, TensorProto
 
 from xai_service.errors import InvalidModel
+from xai_service.model.manifest import Task
 from xai_service.model.onnx_trees import margin_output
 from xai_service.types import Float32Array, Prediction
 
 INTRA_OP_THREADS = 1
 
+OUTPUTS: Mapping[Task, tuple[str, ...]] = {
+    "binary_classification": ("label", "probabilities"),
+    "multiclass_classification": ("label", "probabilities"),
+    "multilabel_classification": ("probabilities",),  # several classes may hold at once, or none
+    "regression": ("prediction",),
+    "ranking": ("prediction",),
+}
+"""What a model file computes for each task, besides ``margin``."""
+
 # What may stand beside the trees: links and labels. Anything else in a bundle is not served. They are few, and none can
 # make much of little (repeat, reshape, hold a large constant), lest a small file fill the memory.
 _LINK_OPERATORS = frozenset(
-    ("Add", "Cast", "Concat", "Div", "Exp", "Greater", "Identity", "Mul", "Neg", "Sigmoid", "Softmax", "Squeeze", "Sub")
-)
+    (
+        "Add", "ArgMax", "Cast", "Concat", "Div", "Exp", "Greater", "Identity", "Mul", "Neg", "Sigmoid", "Softmax",
+        "Squeeze", "Sub",
+    )
+)  # fmt: skip
+_NARROWING = frozenset(("ArgMax", "Squeeze"))  # what they give has fewer dimensions
 _MAX_LINKS = 16
 _MAX_LINK_INPUTS = 8
 
@@ -47,13 +61,14 @@ class OrtPredictor:
         model: the parsed file, already read as a forest.
         data: its bytes.
         outputs: names that the file must compute, besides ``margin``.
+        classes: how many probabilities it must give a row, where it computes any.
 
     Raises:
         InvalidModel: a name is not UTF-8, the graph holds more than trees and links, lacks an output or gives it
             another shape or type, or ONNX Runtime refuses it.
     """
 
-    def __init__(self, model: onnx.ModelProto, data: bytes, outputs: tuple[str, ...]) -> None:
+    def __init__(self, model: onnx.ModelProto, data: bytes, outputs: tuple[str, ...], classes: int = 2) -> None:
         _check_graph(model, outputs)
         try:
             self._session = open_session(data)
@@ -62,7 +77,7 @@ class OrtPredictor:
         except Exception as error:  # onnxruntime raises classes of its own, without a common base
             raise InvalidModel(f"ONNX Runtime refuses the model: {error}") from error
         self._outputs = ("margin", *outputs)
-        self._probe(n_features)
+        self._probe(n_features, classes)
 
     def predict(self, rows: Float32Array) -> Prediction:
         """Returns the margins and what the links make of them.
@@ -83,7 +98,7 @@ class OrtPredictor:
             finished_ns=finished,
         )
 
-    def _probe(self, n_features: int) -> None:
+    def _probe(self, n_features: int, classes: int) -> None:
         """Runs a few rows: declared shapes are the file's own claim, what comes out is not."""
         for n in (1, 3):
             try:
@@ -92,7 +107,7 @@ class OrtPredictor:
                 raise InvalidModel(f"ONNX Runtime cannot run the model on {n} rows: {error}") from error
             due = {
                 "margin": (got.margin, np.float32, (n, *got.margin.shape[1:2])),
-                "probabilities": (got.probabilities, np.float32, (n, 2)),
+                "probabilities": (got.probabilities, np.float32, (n, classes)),
                 "label": (got.labels, np.int64, (n,)),
                 "prediction": (got.prediction, np.float32, got.margin.shape),
             }
@@ -144,9 +159,9 @@ def _check_size(graph: onnx.GraphProto) -> None:
         raise InvalidModel(f"the graph may hold {_MAX_LINKS} links of {_MAX_LINK_INPUTS} inputs each at most")
     if sum(node.op_type == "Concat" for node in links) > 1:
         raise InvalidModel("the graph may hold one Concat at most")
-    squeezed = {name for node in links if node.op_type == "Squeeze" for name in node.output}
-    if any(name in squeezed for node in links for name in node.input):
-        raise InvalidModel("what Squeeze gives must be an output of the graph, not the input of another link")
+    narrow = {name: node.op_type for node in links if node.op_type in _NARROWING for name in node.output}
+    for name in (name for node in links for name in node.input if name in narrow):
+        raise InvalidModel(f"what {narrow[name]} gives must be an output of the graph, not the input of another link")
     simple = (AttributeProto.INT, AttributeProto.INTS, AttributeProto.FLOAT)
     if any(attribute.type not in simple for node in links for attribute in node.attribute):
         raise InvalidModel("a link's attributes must be numbers")

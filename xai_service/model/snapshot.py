@@ -15,11 +15,9 @@ from xai_service.model.costs import Costs, calibrate
 from xai_service.model.manifest import Manifest
 from xai_service.model.onnx_trees import parse_model, read_forest
 from xai_service.model.probe_rows import rows_near_thresholds
-from xai_service.model.session import OrtPredictor
+from xai_service.model.session import OUTPUTS, OrtPredictor
 from xai_service.treeshap import compile_explainer, method_for
-from xai_service.types import Float32Array, Float64Array, Method, Prediction
-
-_OUTPUTS = {"binary_classification": ("label", "probabilities"), "regression": ("prediction",)}
+from xai_service.types import Float32Array, Float64Array, Int64Array, Method, Prediction
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,6 +28,7 @@ class ModelSnapshot:
         manifest: what the bundle says of itself.
         sha256: digest of the ONNX file, 32 bytes.
         feature_names: in the order of the columns.
+        categorical: int64, the columns that hold codes of categories.
         base_values: float64 (outputs,), the margin expected before any feature is known.
         costs: what predicting and explaining take here, as timed when it was loaded.
     """
@@ -37,6 +36,7 @@ class ModelSnapshot:
     manifest: Manifest
     sha256: bytes
     feature_names: tuple[str, ...]
+    categorical: Int64Array
     base_values: Float64Array
     costs: Costs
     _predictor: OrtPredictor
@@ -58,16 +58,21 @@ class ModelSnapshot:
             raise InvalidModel(
                 f"the model takes {forest.n_features} features, its manifest names {len(manifest.features)}"
             )
-        if manifest.task == "binary_classification" and forest.n_outputs != 1:
-            raise InvalidModel(f"the model computes {forest.n_outputs} margins; a binary classifier has one")
+        due = _margins_due(manifest)
+        if due is not None and forest.n_outputs != due:
+            raise InvalidModel(
+                f"the model computes {forest.n_outputs} margins; "
+                + ("a binary classifier has one" if due == 1 else f"there are {due} classes, with a margin each")
+            )
         explainer = compile_explainer(forest)
-        predictor = OrtPredictor(model, bundle.onnx_bytes, _OUTPUTS[manifest.task])
+        predictor = OrtPredictor(model, bundle.onnx_bytes, OUTPUTS[manifest.task], len(manifest.classes))
         rows = rows_near_thresholds(model, forest.n_features, forest.n_outputs)
         missing = np.full_like(rows[:1], np.nan)
         check_agreement(manifest, model, predictor.predict, np.concatenate([rows, missing]), explainer.base_values)
         names = tuple(feature.name for feature in manifest.features)
         costs = calibrate(predictor.predict, explainer.explain, rows)
-        return cls(manifest, bundle.onnx_sha256, names, explainer.base_values, costs, predictor, explainer)
+        categorical = np.flatnonzero([feature.kind == "categorical" for feature in manifest.features])
+        return cls(manifest, bundle.onnx_sha256, names, categorical, explainer.base_values, costs, predictor, explainer)
 
     @property
     def n_outputs(self) -> int:
@@ -87,3 +92,10 @@ class ModelSnapshot:
     ) -> _treeshap.ExplainJob:
         """Queues the rows' attributions on ``pool``, behind all live work when ``deferred``, and returns at once."""
         return self._explainer.submit(pool, rows, deferred=deferred)
+
+
+def _margins_due(manifest: Manifest) -> int | None:
+    """Returns how many margins the task has, ``None`` where that is the model's own affair."""
+    if manifest.task in ("binary_classification", "ranking"):
+        return 1
+    return len(manifest.classes) or None

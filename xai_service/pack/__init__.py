@@ -2,14 +2,16 @@
 
 What happens, file by file::
 
-    rows         the caller's rows as float32, and the features' names
-    xgboost      one reader for each library: native model → native.NativeModel
-    forest       treelite's trees as arrays, with covers that make sense
-    onnx_writer  the one writer: trees → model.onnx
-    probes       rows that show a wrong conversion: missing values, values on thresholds
-    parity       the gate: ONNX Runtime and the native library must agree on all of them
-    publish      names, versions, and a directory that appears whole or not at all
-    build        the above, top to bottom
+    readers         which reader takes the model: one for each library, imported when it is needed
+    xgboost …       native model → native.NativeModel, with a treelite model's trees (treelite_trees) or its own
+    forest          trees as arrays, with covers that make sense
+    rows            the caller's rows as float32, and the features' names
+    onnx_writer     the one writer: trees → model.onnx
+    probes          rows that show a wrong conversion: missing values, values on thresholds, categories
+    parity          the gate: ONNX Runtime and the native library must agree on all of them
+    attributions    and so must the attributions, which must add up
+    publish         names, versions, and a directory that appears whole or not at all
+    build           the above, top to bottom
 
 Importing this package needs no machine learning library; `pack` does (``pip install 'xai-service[pack]'``).
 """

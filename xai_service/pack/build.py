@@ -25,8 +25,7 @@ from xai_service.model.manifest import (
     Manifest,
     Parity,
 )
-from xai_service.pack import onnx_writer, parity, rows
-from xai_service.pack.forest import read_trees
+from xai_service.pack import onnx_writer, parity, readers, rows
 from xai_service.pack.publish import destination, publish
 
 if TYPE_CHECKING:
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
 
     from xai_service.pack.native import NativeModel
 
-_DEFAULT_CLASSES = ("0", "1")
 _DEFAULT_THRESHOLD = 0.5
 _UNPROVEN = Parity(0, 0, 0, 0, 0, 0.0, 0.0, 0.0)
 
@@ -47,30 +45,36 @@ def pack(
     out: Path | str,
     version: str | None = None,
     feature_names: Sequence[str] | None = None,
-    classes: Sequence[str] = _DEFAULT_CLASSES,
-    threshold: float = _DEFAULT_THRESHOLD,
+    classes: Sequence[str] | None = None,
+    threshold: float | None = None,
     favourable_class: str | None = None,
     latency_budget_ms: float | None = None,
     missing: Literal["seen", "all", "none"] = "seen",
+    raw_score: bool = False,
     progress: Callable[[str, float], None] | None = None,
 ) -> Path:
     """Writes the bundle ``out/name/version`` and returns its directory.
 
-    The ONNX file is proven to answer as the native model does, on the caller's rows, on missing values and on the
-    splits' thresholds (`xai_service.pack.parity`). A model that stopped early is cut at its best iteration.
+    The ONNX file is proven to answer as the native model does, on the caller's rows, on missing values, on the splits'
+    thresholds and categories (`xai_service.pack.parity`), and its attributions to be the native model's
+    (`xai_service.pack.attributions`). A model that stopped early is cut at its best iteration.
 
     Args:
-        model: an ``xgboost.Booster``, a model of xgboost's scikit-learn interface, or the path of a .json or .ubj file.
+        model: an XGBoost or LightGBM Booster, a model of either library's scikit-learn interface, or the path of a file
+            that its save_model wrote (.json or .ubj, .txt).
         X: (n, features) array-like or DataFrame of numbers, n ≥ 1, NaN where missing: rows such as will be served.
+            Where the model knows categories, a DataFrame holds the categories themselves, and an array their codes.
         name: of the model; letters, digits, ``.``, ``_``, ``-``, at most 128.
         out: the repository's directory; made if it does not exist.
         version: likewise; ``None`` for the next integer after the highest in ``out/name``.
         feature_names: of the columns, unique; ``None`` to take the model's, else the DataFrame's, else f0, f1 …
-        classes: names of labels 0 and 1 of a classifier.
-        threshold: label 1 where its probability is greater; in (0, 1).
+        classes: names of a classifier's labels, in order; ``None`` to take the model's, else 0, 1 …
+        threshold: of a binary classifier: label 1 where its probability is greater; in (0, 1); ``None`` for 0.5.
         favourable_class: which class is good news for the person decided about.
         latency_budget_ms: budget of every request, in milliseconds; a request may ask for less.
         missing: which features may be NaN when served: those that are in ``X``, all, or none.
+        raw_score: pack the model as a regression of its margin, whatever its objective is: the way for custom
+            objectives, whose margins only their author can interpret.
         progress: is told the stage and the share done of the whole, 0 to 1.
 
     Raises:
@@ -79,15 +83,12 @@ def pack(
     tell = progress or (lambda _stage, _share: None)
     path = destination(Path(out), name, version)
     tell("read", 0.0)
-    values, columns = rows.read_rows(X)
-    native = _read(model)
+    native = readers.read(model, raw_score=raw_score)
+    values, columns = rows.read_rows(X, native.categorical, native.categories)
     if values.shape[1] != native.n_features:
         raise PackRefused(f"X has {values.shape[1]} columns, the model takes {native.n_features}")
     names = rows.name_features(native.n_features, given=feature_names, model=native.feature_names, columns=columns)
-    features = rows.describe_features(values, names, missing)
-    is_classifier = native.task == "binary_classification"
-    if not is_classifier and (tuple(classes), threshold) != (_DEFAULT_CLASSES, _DEFAULT_THRESHOLD):
-        raise PackRefused("the model is a regression: it has no classes and no threshold")
+    features = rows.describe_features(values, names, missing, native)
 
     # Everything but the certificate, so that a wrong argument does not first cost the time of the proof.
     draft = _checked(
@@ -98,10 +99,11 @@ def pack(
             created_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             task=native.task,
             link=native.link,
+            link_scale=native.link_scale,
             cover=native.cover,
             features=features,
-            classes=tuple(classes) if is_classifier else (),
-            threshold=_number("threshold", threshold) if is_classifier else None,
+            classes=_classes(native, classes),
+            threshold=_threshold(native, threshold),
             favourable_class=favourable_class,
             latency_budget_ms=None if latency_budget_ms is None else _number("latency_budget_ms", latency_budget_ms),
             files={MODEL_FILE: FileDigest("0" * 64, 0)},
@@ -110,11 +112,12 @@ def pack(
         )
     )
     tell("convert", 0.1)
-    trees = read_trees(native)
     data = onnx_writer.write_onnx(
-        trees,
+        native.trees,
         base=native.base,
+        task=native.task,
         link=native.link,
+        link_scale=native.link_scale,
         threshold=draft.threshold,
         n_features=len(names),
         metadata=metadata_of(draft),
@@ -125,7 +128,6 @@ def pack(
     certificate = parity.prove(
         data,
         native=native,
-        trees=trees,
         X=values,
         names=names,
         threshold=draft.threshold,
@@ -139,13 +141,24 @@ def pack(
     return path
 
 
-def _read(model: Any) -> NativeModel:
-    # Imported here: the libraries are extras, and `import xai_service.pack` must work without them.
-    try:
-        from xai_service.pack import xgboost  # noqa: PLC0415 - see above
-    except ModuleNotFoundError as error:
-        raise PackRefused(f"packing needs {error.name}: pip install 'xai-service[pack]'") from error
-    return xgboost.read(model)
+def _classes(native: NativeModel, given: Sequence[str] | None) -> tuple[str, ...]:
+    if not native.task.endswith("classification"):
+        if given is not None:
+            raise PackRefused(f"classes: the model is a {native.task}: it has none")
+        return ()
+    n_classes = max(2, native.n_outputs)
+    names = native.class_names or tuple(map(str, range(n_classes))) if given is None else tuple(given)
+    if len(names) != n_classes:
+        raise PackRefused(f"classes: {len(names)} names for {n_classes} classes")
+    return names
+
+
+def _threshold(native: NativeModel, given: float | None) -> float | None:
+    if native.task == "binary_classification":
+        return _DEFAULT_THRESHOLD if given is None else _number("threshold", given)
+    if given is not None:
+        raise PackRefused(f"threshold: the model is a {native.task.replace('_', ' ')}: it has none")
+    return None
 
 
 def _checked(manifest: Manifest) -> Manifest:

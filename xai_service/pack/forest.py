@@ -1,7 +1,7 @@
-"""The trees of a treelite model as arrays, read through its field accessors and checked.
+"""Trees as arrays, checked: whatever library they come from, this is what is written and probed.
 
-``dump_as_json`` would be shorter, but writes invalid JSON for infinite thresholds. The checks are the kernel's own
-(``native/treeshap/forest.cpp``), so that what is packed can be served, and one more: covers must add up.
+The checks are the kernel's own (``native/treeshap/forest.cpp``), so that what is packed can be served, and one more:
+covers must add up.
 """
 
 from __future__ import annotations
@@ -14,16 +14,14 @@ import numpy as np
 from xai_service.errors import PackRefused
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
-    from xai_service.model.manifest import Cover
-    from xai_service.pack.native import NativeModel
     from xai_service.types import Float32Array, Float64Array, Int64Array
 
-_COVER_FIELDS: dict[Cover, str] = {"sum_hessian": "sum_hess"}
-_LESS, _LESS_EQUAL = 2, 3  # treelite's Operator::kLT and kLE
-_MAX_DEPTH = 1024
-_MAX_NODES = 1 << 26
+MAX_DEPTH = 1024
+MAX_NODES = 1 << 26
 # Covers are float32 sums of the same rows: 1.2e-7 was the worst in 40-tree models of three tree methods.
 _COVER_TOLERANCE = 1e-3
 
@@ -32,15 +30,20 @@ _COVER_TOLERANCE = 1e-3
 class Tree:
     """One tree; node 0 is the root, and nodes stand level by level.
 
+    A split asks either how a value compares with a threshold, or whether it is one of a set of codes.
+
     Attributes:
-        left, right: int64, children; -1 in leaves. A row goes left where the comparison holds.
+        left, right: int64, children; -1 in leaves. A row goes left where the comparison holds, or the set has its code.
         parent: int64, -1 in the root.
-        feature: int64, the column compared; 0 in leaves.
-        threshold: float32, 0 in leaves.
+        feature: int64, the column asked about; 0 in leaves.
+        threshold: float32, 0 in leaves and where there is a set.
         inclusive: bool, whether the comparison is ``<=`` rather than ``<``.
         missing_left: bool, whether NaN goes left.
-        leaf: float32, the leaf's contribution to the margin; 0 in splits.
+        leaf: float32 (nodes, outputs added to), the leaf's contribution to the margins; 0 in splits.
+        outputs: int64 (outputs added to,), which outputs these are.
         cover: float64, finite, ≥ 0.
+        set_begin: int64 (nodes + 1,): node i has the codes ``set_value[set_begin[i] : set_begin[i + 1]]``, or none.
+        set_value: float32, whole numbers ≥ 0.
     """
 
     left: Int64Array
@@ -51,79 +54,49 @@ class Tree:
     inclusive: NDArray[np.bool_]
     missing_left: NDArray[np.bool_]
     leaf: Float32Array
+    outputs: Int64Array
     cover: Float64Array
+    set_begin: Int64Array
+    set_value: Float32Array
 
     @property
     def splits(self) -> Int64Array:
         """The nodes that are no leaves, in order."""
         return np.flatnonzero(self.left >= 0)
 
+    @property
+    def set_sizes(self) -> Int64Array:
+        """How many codes each node's set has; 0 where it has none."""
+        return np.diff(self.set_begin)
 
-def read_trees(native: NativeModel) -> tuple[Tree, ...]:
-    """Returns the model's trees.
+    def codes(self, node: int) -> Float32Array:
+        """Returns the node's set."""
+        return self.set_value[self.set_begin[node] : self.set_begin[node + 1]]
+
+
+def check_forest(trees: Sequence[Tree], n_features: int, n_outputs: int) -> None:
+    """Checks what a reader made.
 
     Raises:
-        PackRefused: a split, leaf or cover of a kind that cannot be carried; says where.
+        PackRefused: a split, leaf or cover that cannot be served or explained; says where.
     """
-    header = native.trees.get_header_accessor()
-    for name, due in (("num_target", 1), ("num_class", 1), ("average_tree_output", 0)):
-        if np.any(header.get_field(name) != due):
-            raise PackRefused(f"{name} is {header.get_field(name)}, only {due} is supported yet")
-    n_trees = native.trees.num_tree
-    if n_trees == 0:
+    if not trees:
         raise PackRefused("the model has no trees")
-    field = _COVER_FIELDS[native.cover]
-    trees = tuple(_read_tree(native.trees.get_tree_accessor(t), t, native.n_features, field) for t in range(n_trees))
-    if sum(len(tree.left) for tree in trees) > _MAX_NODES:
-        raise PackRefused(f"the model has more than {_MAX_NODES} nodes")
-    return trees
+    if sum(len(tree.left) + len(tree.set_value) for tree in trees) > MAX_NODES:
+        raise PackRefused(f"the model has more than {MAX_NODES} nodes")
+    for number, tree in enumerate(trees):
+        _check_tree(tree, number, n_features)
+    lacking = sorted(set(range(n_outputs)) - {int(output) for tree in trees for output in tree.outputs})
+    if lacking:  # ONNX Runtime would leave its base value out
+        raise PackRefused(f"output {lacking[0]} has no trees")
 
 
-def _read_tree(accessor: Any, tree: int, n_features: int, cover_field: str) -> Tree:
-    left, right = (accessor.get_field(name).astype(np.int64) for name in ("cleft", "cright"))
-    order, parent = _level_order(left, right, tree)
-    position = np.full(len(left), -1, np.int64)
-    position[order] = np.arange(len(order))
-    left, right = left[order], right[order]
-    split = left >= 0
-    left[split], right[split] = position[left[split]], position[right[split]]
-    right[~split] = -1
+def level_order(left: Int64Array, right: Int64Array, tree: int) -> tuple[Int64Array, Int64Array]:
+    """Returns the nodes that the root reaches, level by level, and the parents' places in that order.
 
-    def values(name: str) -> NDArray[Any]:
-        return np.asarray(accessor.get_field(name)[order])
-
-    if accessor.get_field("leaf_vector").size:
-        raise PackRefused(f"tree {tree} has several values in a leaf; models with one output are supported")
-    if np.any(values("category_list_right_child")) or np.any(accessor.get_field("has_categorical_split")):
-        raise PackRefused(f"tree {tree} has categorical splits; categoricals are not supported yet")
-    threshold, leaf, comparison = values("threshold"), values("leaf_value"), values("cmp")
-    if threshold.dtype != np.float32 or leaf.dtype != np.float32:
-        raise PackRefused(f"thresholds and leaves are {threshold.dtype}; only float32 is supported yet")
-    feature = values("split_index").astype(np.int64)
-    _refuse(split & ~np.isin(comparison, (_LESS, _LESS_EQUAL)), tree, "compares otherwise than with < or <=")
-    _refuse(split & np.isnan(threshold), tree, "has NaN for its threshold")
-    _refuse(split & ((feature < 0) | (feature >= n_features)), tree, f"splits on a feature beyond the {n_features}")
-    _refuse(~split & ~np.isfinite(leaf), tree, "is a leaf whose value is not finite")
-    present, cover = (accessor.get_field(f"{cover_field}{suffix}") for suffix in ("_present", ""))
-    if not len(present) == len(cover) == len(position) or not present[order].all():
-        raise PackRefused(f"tree {tree} lacks covers ({cover_field}), which explanations need")
-    cover = cover[order].astype(np.float64)
-    _check_covers(cover, left, right, tree)
-    return Tree(
-        left=left,
-        right=right,
-        parent=parent,
-        feature=np.where(split, feature, 0),
-        threshold=np.where(split, threshold, np.float32(0)),
-        inclusive=split & (comparison == _LESS_EQUAL),
-        missing_left=split & (values("default_left") != 0),
-        leaf=np.where(split, np.float32(0), leaf),
-        cover=cover,
-    )
-
-
-def _level_order(left: Int64Array, right: Int64Array, tree: int) -> tuple[Int64Array, Int64Array]:
-    """Returns the nodes that the root reaches, level by level, and the parents' places in that order."""
+    Raises:
+        PackRefused: what hangs below node 0 is no tree, or deeper than `MAX_DEPTH`.
+    """
     levels, parents = [np.zeros(1, np.int64)], [np.full(1, -1, np.int64)]
     seen = 1
     while True:
@@ -134,10 +107,35 @@ def _level_order(left: Int64Array, right: Int64Array, tree: int) -> tuple[Int64A
         first = seen - len(level)
         children = np.column_stack((left[level[inner]], right[level[inner]])).ravel()
         seen += len(children)
-        if len(levels) > _MAX_DEPTH or seen > len(left) or children.min() < 1 or children.max() >= len(left):
-            raise PackRefused(f"tree {tree} is malformed or deeper than {_MAX_DEPTH}")
+        if len(levels) > MAX_DEPTH or seen > len(left) or children.min() < 1 or children.max() >= len(left):
+            raise PackRefused(f"tree {tree} is malformed or deeper than {MAX_DEPTH}")
         levels.append(children)
         parents.append(np.repeat(first + inner, 2))
+
+
+def round_thresholds(threshold: NDArray[Any], inclusive: NDArray[np.bool_]) -> Float32Array:
+    """Returns float32 thresholds that every float32 compares with as with these float64 ones.
+
+    Rounding to the nearest would let values pass that lie between the two: ``<=`` rounds down, ``<`` up.
+    """
+    exact = threshold.astype(np.float64)
+    with np.errstate(over="ignore"):
+        nearest = exact.astype(np.float32)
+        back = nearest.astype(np.float64)
+        down = np.nextafter(nearest, np.float32(-np.inf))
+        up = np.nextafter(nearest, np.float32(np.inf))
+    return np.where(inclusive & (back > exact), down, np.where(~inclusive & (back < exact), up, nearest))
+
+
+def _check_tree(tree: Tree, number: int, n_features: int) -> None:
+    split = tree.left >= 0
+    feature, codes = tree.feature, tree.set_value
+    _refuse(split & np.isnan(tree.threshold), number, "has NaN for its threshold")
+    _refuse(split & ((feature < 0) | (feature >= n_features)), number, f"splits on a feature beyond the {n_features}")
+    _refuse(~split & ~np.isfinite(tree.leaf).all(axis=1), number, "is a leaf whose value is not finite in float32")
+    if not ((codes >= 0) & (codes == np.floor(codes)) & (codes < 1 << 24)).all():
+        raise PackRefused(f"tree {number} has a category whose code is no whole number below 2^24")
+    _check_covers(tree.cover, tree.left, tree.right, number)
 
 
 def _check_covers(cover: Float64Array, left: Int64Array, right: Int64Array, tree: int) -> None:

@@ -2,37 +2,64 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from numpy.typing import NDArray
+
     from xai_service.model.manifest import Cover, Link, Task
-    from xai_service.types import Float32Array
+    from xai_service.pack.forest import Tree
+    from xai_service.types import Float32Array, Float64Array
+
+    Predict = Callable[[Float32Array], tuple[NDArray[Any], NDArray[Any]]]
+    Contributions = Callable[[Float32Array], tuple[NDArray[Any], NDArray[Any]]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NativeModel:
     """A model as its own library sees it.
 
+    A binary classifier has one output, the margin of class 1; one of several classes, labels or targets has an output
+    for each.
+
     Attributes:
         made_by: versions of the libraries that read it.
-        trees: the same trees as a ``treelite.Model``.
-        base: added to the sum of the leaves, in margin units; exactly a float32.
+        trees: its trees; the leaves that a row reaches add up to its margins.
+        base: float64 (outputs,), added to them, in margin units; each exactly a float32.
         task, link, cover: as in the manifest.
         n_features: columns of its input.
         feature_names: as the model knows them, or ``None``.
-        predict: the library itself, for float32 (n, features), NaN where missing: margins, float32 (n,), and outputs,
-            float32 (n,), which are probabilities of class 1 or predictions.
+        predict: the library itself, for float32 (n, features), NaN where missing: margins, (n, outputs), and what its
+            link makes of them, (n, outputs): probabilities (of class 1, where there is one output) or predictions.
+        link_scale: as in the manifest.
+        class_names: of a classifier, as the model knows them, in the order of its labels, or ``None``.
+        categorical: the columns that hold codes of categories.
+        categories: for some of these what each code stands for, from 0 on; those are the values in a DataFrame.
+        contributions: attributions for rows such as ``predict`` takes, computed by other means than ours: (n, features,
+            outputs), and the margins expected before any feature is known, (outputs,). ``None`` where nothing can.
+        contributions_by: what computes them, such as "xgboost pred_contribs".
     """
 
     made_by: Mapping[str, str]
-    trees: Any
-    base: float
+    trees: tuple[Tree, ...]
+    base: Float64Array
     task: Task
     link: Link
     cover: Cover
     n_features: int
     feature_names: tuple[str, ...] | None
-    predict: Callable[[Float32Array], tuple[Float32Array, Float32Array]]
+    predict: Predict
+    link_scale: float = 1.0
+    class_names: tuple[str, ...] | None = None
+    categorical: frozenset[int] = frozenset()
+    categories: Mapping[int, tuple[Any, ...]] = field(default_factory=dict)
+    contributions: Contributions | None = None
+    contributions_by: str | None = None
+
+    @property
+    def n_outputs(self) -> int:
+        """Margins computed for a row."""
+        return len(self.base)

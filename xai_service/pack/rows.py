@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,23 +11,32 @@ from xai_service.errors import PackRefused
 from xai_service.model.manifest import Feature
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
+    from numpy.typing import NDArray
+
+    from xai_service.pack.native import NativeModel
     from xai_service.types import Float32Array
 
 
-def read_rows(X: Any) -> tuple[Float32Array, tuple[str, ...] | None]:
+def read_rows(
+    X: Any, categorical: Collection[int] = (), categories: Mapping[int, tuple[Any, ...]] | None = None
+) -> tuple[Float32Array, tuple[str, ...] | None]:
     """Returns float32 (n, features) in C order, and the columns' names if ``X`` is a DataFrame with named columns.
 
+    Args:
+        X: the caller's rows.
+        categorical: columns of the model that hold codes of categories.
+        categories: for some of these what each code stands for; a DataFrame holds those, and gets the codes.
+
     Raises:
-        PackRefused: not numbers, not two-dimensional, empty, sparse, categorical or infinite.
+        PackRefused: not numbers, not two-dimensional, empty, sparse, of unknown categories or infinite.
     """
     names = None
     if hasattr(X, "columns") and hasattr(X, "dtypes") and hasattr(X, "to_numpy"):
-        _check_columns(X)
         if all(isinstance(column, str) for column in X.columns):
             names = tuple(X.columns)
-        values = X.to_numpy(dtype=np.float64, na_value=np.nan)
+        values = _frame_values(X, categories or {})
     elif hasattr(X, "tocsr"):
         raise PackRefused("X is sparse: libraries disagree whether an absent entry is 0 or missing; pass dense rows")
     else:
@@ -47,15 +57,53 @@ def read_rows(X: Any) -> tuple[Float32Array, tuple[str, ...] | None]:
             f"X[{row}, {names[column] if names else column!r}] is {values[row, column]}, infinite as float32 "
             f"({len(wrong)} such values): replace infinities by NaN or by a finite number"
         )
+    for column in sorted(place for place in categorical if place < rows.shape[1]):
+        places = np.flatnonzero((rows[:, column] != np.rint(rows[:, column])) & ~np.isnan(rows[:, column]))
+        if len(places):
+            raise PackRefused(
+                f"X[{places[0]}, {names[column] if names else column!r}] is {rows[places[0], column]}, and the feature "
+                "is categorical: its codes are whole numbers"
+            )
     return rows, names
 
 
-def _check_columns(X: Any) -> None:
-    for column, dtype in zip(X.columns, X.dtypes, strict=True):
-        if str(dtype) == "category":
-            raise PackRefused(f"column {column!r} is categorical; categoricals are not supported yet")
-        if getattr(dtype, "kind", "O") not in "fiub":
+def _frame_values(X: Any, categories: Mapping[int, tuple[Any, ...]]) -> NDArray[Any]:
+    """Returns a DataFrame's values as float64, categories as their codes."""
+    for place, (column, dtype) in enumerate(zip(X.columns, X.dtypes, strict=True)):
+        is_number = getattr(dtype, "kind", "O") in "fiub"
+        if place in categories and is_number:
+            raise PackRefused(
+                f"column {column!r} holds {dtype}, and the model was trained on categories: give it the dtype "
+                "category, or pass an array of the codes"
+            )
+        if place not in categories and str(dtype) == "category":
+            raise PackRefused(
+                f"column {column!r} is of the dtype category, and the model does not keep what its codes stand for: "
+                "pass the codes"
+            )
+        if place not in categories and not is_number:
             raise PackRefused(f"column {column!r} holds {dtype}, not numbers: encode it as the model was trained")
+    if not categories:
+        return np.asarray(X.to_numpy(dtype=np.float64, na_value=np.nan))
+    values = np.empty(X.shape, np.float64)
+    for place, column in enumerate(X.columns):
+        one = X[column]
+        if place in categories:
+            values[:, place] = _codes(one.astype(object).tolist(), one.isna().tolist(), categories[place], column)
+        else:
+            values[:, place] = one.to_numpy(dtype=np.float64, na_value=np.nan)
+    return values
+
+
+def _codes(values: list[Any], missing: list[bool], categories: tuple[Any, ...], column: str) -> list[float]:
+    codes: dict[Any, float] = {category: float(code) for code, category in enumerate(categories)}
+    found = [math.nan if gap else codes.get(value, -1.0) for value, gap in zip(values, missing, strict=True)]
+    if -1.0 in found:
+        row = found.index(-1.0)
+        raise PackRefused(
+            f"X[{row}, {column!r}] is {values[row]!r}, a category that the model was not trained on; leave it missing"
+        )
+    return found
 
 
 def name_features(
@@ -70,6 +118,8 @@ def name_features(
     Raises:
         PackRefused: not as many as features; or the columns of ``X`` are named otherwise or stand in another order.
     """
+    if model is not None and columns is not None and model == tuple(name.replace(" ", "_") for name in columns):
+        model = columns  # LightGBM writes spaces so
     expected, source = (model, "the model's features") if model is not None else (given, "feature_names")
     if columns is not None and expected is not None and columns != tuple(expected):
         wrong = next((pair for pair in zip(columns, expected, strict=False) if pair[0] != pair[1]), None)
@@ -85,8 +135,10 @@ def name_features(
     return names
 
 
-def describe_features(rows: Float32Array, names: tuple[str, ...], missing: str) -> tuple[Feature, ...]:
-    """Returns each feature with the range of its values in ``rows`` and whether it may be missing when served.
+def describe_features(
+    rows: Float32Array, names: tuple[str, ...], missing: str, native: NativeModel
+) -> tuple[Feature, ...]:
+    """Returns each feature with its kind, its values' range in ``rows``, and whether it may be missing when served.
 
     Raises:
         PackRefused: ``missing`` is not "seen", "all" or "none".
@@ -102,6 +154,8 @@ def describe_features(rows: Float32Array, names: tuple[str, ...], missing: str) 
             allows_missing=missing == "all" or (missing == "seen" and bool(seen[i])),
             minimum=None if np.isnan(low[i]) else float(low[i]),
             maximum=None if np.isnan(high[i]) else float(high[i]),
+            kind="categorical" if i in native.categorical else "numeric",
+            categories=tuple(str(one) for one in native.categories.get(i, ())),
         )
         for i, name in enumerate(names)
     )

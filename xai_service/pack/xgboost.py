@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,70 +12,99 @@ import treelite
 import xgboost
 
 from xai_service.errors import PackRefused
+from xai_service.model.links import apply_link
+from xai_service.pack.forest import check_forest
 from xai_service.pack.native import NativeModel
+from xai_service.pack.treelite_trees import read_treelite
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from xai_service.model.manifest import Link, Task
-    from xai_service.types import Float32Array
+    from xai_service.pack.native import Contributions, Predict
+    from xai_service.types import Float32Array, Float64Array
 
 _OBJECTIVES: dict[str, tuple[Task, Link]] = {
     "binary:logistic": ("binary_classification", "logistic"),
     # Trained as binary:logistic, but the library predicts the margin: the probability is its logistic function.
     "binary:logitraw": ("binary_classification", "logistic"),
+    # The two are trained alike; the first predicts the label, which the greatest margin tells.
+    "multi:softmax": ("multiclass_classification", "softmax"),
+    "multi:softprob": ("multiclass_classification", "softmax"),
+    "reg:linear": ("regression", "identity"),
     "reg:squarederror": ("regression", "identity"),
     "reg:squaredlogerror": ("regression", "identity"),
     "reg:absoluteerror": ("regression", "identity"),
     "reg:pseudohubererror": ("regression", "identity"),
     "reg:quantileerror": ("regression", "identity"),
+    "reg:logistic": ("regression", "logistic"),
     "count:poisson": ("regression", "exponential"),
     "reg:gamma": ("regression", "exponential"),
     "reg:tweedie": ("regression", "exponential"),
+    "survival:cox": ("regression", "exponential"),
+    "survival:aft": ("regression", "exponential"),
+    "rank:pairwise": ("ranking", "identity"),
+    "rank:ndcg": ("ranking", "identity"),
+    "rank:map": ("ranking", "identity"),
 }
+_REASONS = {"binary:hinge": ", as it predicts 0 or 1 and no probability: train with binary:logistic"}
+_MARGIN_IS_PREDICTED = ("binary:logitraw", "multi:softmax")
+_RAW_SCORE_HINT = "or pack its raw score as a regression (raw_score=True, --raw-score)"
 
 
-def read(model: Any) -> NativeModel:
+def read(model: Any, *, raw_score: bool = False) -> NativeModel:
     """Returns the neutral description of an XGBoost model, cut at its best iteration if training stopped early.
 
     A Booster does not tell which value meant "missing" in its training data, nor whether a custom objective trained
     it: here missing is NaN, and the objective is the one that its configuration names.
 
+    Args:
+        model: a Booster, or a fitted model of the scikit-learn interface.
+        raw_score: take it for a regression of its margin, whatever its objective is.
+
     Raises:
         PackRefused: not a readable XGBoost model, or one whose objective or settings are not supported; says which.
     """
-    booster = _booster(model)
+    booster = _booster(model, raw_score=raw_score)
     learner = json.loads(booster.save_config())["learner"]
     if learner["gradient_booster"]["name"] not in ("gbtree", "dart"):
         raise PackRefused(
             f"booster {learner['gradient_booster']['name']} is not supported, only gbtree and dart are: it has no trees"
         )
     objective = learner["objective"]["name"]
-    if objective not in _OBJECTIVES:
-        raise PackRefused(f"objective {objective} is not supported; supported are {', '.join(_OBJECTIVES)}")
-    sizes = learner["learner_model_param"]
-    if int(sizes["num_class"]) > 1 or int(sizes.get("num_target", "1")) > 1:
-        raise PackRefused("models with several outputs (multi-class, multi-target) are not supported yet, only one is")
-    if "c" in (booster.feature_types or ()):
-        columns = [i for i, kind in enumerate(booster.feature_types) if kind == "c"]
-        raise PackRefused(f"features {columns[:8]} are categorical; categoricals are not supported yet")
-
+    task: Task = "regression"
+    link: Link = "identity"
+    if not raw_score:
+        task, link = _task(objective)
     rounds = _rounds(booster)
     try:
-        trees = treelite.frontend.from_xgboost(booster[:rounds])
-    except treelite.TreeliteError as error:
-        raise PackRefused(f"treelite cannot read the model: {error}") from error
-    task, link = _OBJECTIVES[objective]
+        forest = read_treelite(treelite.frontend.from_xgboost(booster[:rounds]), "sum_hessian")
+    except (treelite.TreeliteError, xgboost.core.XGBoostError, IndexError) as error:
+        raise PackRefused(f"the model is damaged, it cannot be read: {error}") from error
+    n_features = booster.num_features()
+    check_forest(forest.trees, n_features, len(forest.base))
+    if task == "binary_classification" and len(forest.base) > 1:
+        task = "multilabel_classification"
+    # A tree for all targets has vectors in its leaves, which XGBoost cannot explain.
+    explains = all(len(tree.outputs) == 1 for tree in forest.trees)
+    kinds = booster.feature_types or ()
     return NativeModel(
         made_by={"treelite": treelite.__version__, "xgboost": xgboost.__version__},
-        trees=trees,
-        base=_base(trees),
+        trees=forest.trees,
+        base=forest.base,
         task=task,
         link=link,
         cover="sum_hessian",
-        n_features=booster.num_features(),
+        n_features=n_features,
         feature_names=None if booster.feature_names is None else tuple(booster.feature_names),
-        predict=_predictor(booster, rounds, raw=objective == "binary:logitraw"),
+        predict=_predictor(booster, rounds, None if raw_score else objective, link),
+        class_names=_class_names(model) if task == "multiclass_classification" else None,
+        categorical=frozenset(i for i, kind in enumerate(kinds) if kind == "c"),
+        categories=_categories(booster) if "c" in kinds else {},
+        contributions=_contributions(booster, rounds) if explains else None,
+        contributions_by="xgboost pred_contribs" if explains else None,
     )
 
 
@@ -85,10 +114,6 @@ def load(path: Path) -> xgboost.Booster:
     Raises:
         PackRefused: not a .json or .ubj file that XGBoost reads; says what to do.
     """
-    if path.suffix not in (".json", ".ubj"):
-        raise PackRefused(f"{path}: only .json and .ubj are read, as Booster.save_model writes them")
-    if not path.is_file():
-        raise PackRefused(f"{path}: there is no such file")
     try:
         return xgboost.Booster(model_file=path)
     except (xgboost.core.XGBoostError, OSError, ValueError) as error:
@@ -99,24 +124,38 @@ def load(path: Path) -> xgboost.Booster:
         ) from error
 
 
-def _booster(model: Any) -> xgboost.Booster:
-    if isinstance(model, (str, Path)):
-        return load(Path(model))
+def _task(objective: str) -> tuple[Task, Link]:
+    if objective not in _OBJECTIVES:
+        raise PackRefused(
+            f"objective {objective} is not supported{_REASONS.get(objective, '')}; supported are "
+            f"{', '.join(_OBJECTIVES)}; {_RAW_SCORE_HINT}"
+        )
+    return _OBJECTIVES[objective]
+
+
+def _booster(model: Any, *, raw_score: bool) -> xgboost.Booster:
     if isinstance(model, xgboost.Booster):
         return model
-    if isinstance(model, xgboost.XGBModel):
-        if callable(model.objective):
-            raise PackRefused(f"custom objectives are not supported; supported are {', '.join(_OBJECTIVES)}")
-        if not (isinstance(model.missing, float) and math.isnan(model.missing)):
-            raise PackRefused(f"missing={model.missing} is not supported: train with NaN for missing values")
-        try:
-            return model.get_booster()
-        except Exception as error:  # scikit-learn's NotFittedError, where scikit-learn is installed
-            raise PackRefused(f"the model is not fitted: {error}") from error
-    raise PackRefused(
-        f"{type(model).__module__}.{type(model).__qualname__} is not supported; an xgboost.Booster, an xgboost model "
-        "of the scikit-learn interface, or the path of a .json or .ubj file is"
-    )
+    if not isinstance(model, xgboost.XGBModel):
+        raise PackRefused(
+            f"{type(model).__module__}.{type(model).__qualname__} is not supported; an xgboost.Booster, an xgboost "
+            "model of the scikit-learn interface, or the path of a .json or .ubj file is"
+        )
+    if callable(model.objective) and not raw_score:
+        raise PackRefused(
+            f"custom objectives are not supported, as nothing says what their margins mean; supported are "
+            f"{', '.join(_OBJECTIVES)}; {_RAW_SCORE_HINT}"
+        )
+    if not (isinstance(model.missing, float) and math.isnan(model.missing)):
+        raise PackRefused(
+            f"missing={model.missing} is not supported: rows are served with NaN for missing values. The trees are the "
+            "same for either: call set_params(missing=float('nan')), and write NaN in the rows where "
+            f"{model.missing} stood"
+        )
+    try:
+        return model.get_booster()
+    except Exception as error:  # scikit-learn's NotFittedError, where scikit-learn is installed
+        raise PackRefused(f"the model is not fitted: {error}") from error
 
 
 def _rounds(booster: xgboost.Booster) -> int:
@@ -129,25 +168,50 @@ def _rounds(booster: xgboost.Booster) -> int:
     return rounds
 
 
-def _base(trees: Any) -> float:
-    # treelite carries base_score through the objective's link, once for every output.
-    base = trees.get_header_accessor().get_field("base_scores")
-    if base.shape != (1,):
-        raise PackRefused(f"the model has {base.size} base scores; models with one output are supported")
-    return float(np.float32(base[0]))
+def _class_names(model: Any) -> tuple[str, ...] | None:
+    classes = getattr(model, "classes_", None)
+    return None if classes is None else tuple(str(one) for one in np.asarray(classes).tolist())
 
 
-def _predictor(
-    booster: xgboost.Booster, rounds: int, *, raw: bool
-) -> Callable[[Float32Array], tuple[Float32Array, Float32Array]]:
+def _categories(booster: xgboost.Booster) -> dict[int, tuple[Any, ...]]:
+    """Returns the values that a DataFrame held in training, by column; XGBoost ≥ 3.1 keeps them."""
+    model = json.loads(booster.save_raw("json"))["learner"]["gradient_booster"]
+    encodings = model.get("gbtree", model)["model"].get("cats", {}).get("enc", [])
+    found: dict[int, tuple[Any, ...]] = {}
+    for column, encoding in enumerate(encodings):
+        if "offsets" in encoding:  # text, end to end as in Apache Arrow
+            data, ends = bytes(np.array(encoding["values"], np.int64).astype(np.uint8)), encoding["offsets"]
+            texts = [data[a:b].decode() for a, b in itertools.pairwise(ends)]
+            found |= {column: tuple(texts)} if texts else {}
+        else:
+            found[column] = tuple(encoding["values"])
+    return found
+
+
+def _matrix(booster: xgboost.Booster, rows: Float32Array) -> xgboost.DMatrix:
     names, types = booster.feature_names, booster.feature_types
+    return xgboost.DMatrix(
+        rows, missing=np.nan, feature_names=names, feature_types=types, enable_categorical="c" in (types or ())
+    )
 
-    def predict(rows: Float32Array) -> tuple[Float32Array, Float32Array]:
-        matrix = xgboost.DMatrix(rows, missing=np.nan, feature_names=names, feature_types=types)
-        margin = booster.predict(matrix, output_margin=True, iteration_range=(0, rounds))
-        if raw:
-            with np.errstate(over="ignore"):
-                return margin, (1 / (1 + np.exp(-margin.astype(np.float64)))).astype(np.float32)
-        return margin, booster.predict(matrix, iteration_range=(0, rounds))
+
+def _predictor(booster: xgboost.Booster, rounds: int, objective: str | None, link: Link) -> Predict:
+    def predict(rows: Float32Array) -> tuple[NDArray[Any], NDArray[Any]]:
+        matrix = _matrix(booster, rows)
+        margin = booster.predict(matrix, output_margin=True, iteration_range=(0, rounds)).reshape(len(rows), -1)
+        if objective is None:
+            return margin, margin
+        if objective in _MARGIN_IS_PREDICTED:
+            return margin, apply_link(margin.astype(np.float64), link)
+        return margin, booster.predict(matrix, iteration_range=(0, rounds)).reshape(margin.shape)
 
     return predict
+
+
+def _contributions(booster: xgboost.Booster, rounds: int) -> Contributions:
+    def contributions(rows: Float32Array) -> tuple[Float64Array, Float64Array]:
+        found = booster.predict(_matrix(booster, rows), pred_contribs=True, iteration_range=(0, rounds))
+        phi = found.reshape(len(rows), -1, rows.shape[1] + 1).transpose(0, 2, 1).astype(np.float64)
+        return phi[:, :-1], phi[0, -1]
+
+    return contributions

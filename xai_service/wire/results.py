@@ -26,7 +26,7 @@ class Reply:
         decision_ids: (n,), for `Client.decision` and `Client.explanation`.
         margin: float32 (n, outputs), the raw score that the attributions explain.
         probabilities: float32 (n, classes) of a classifier, else ``None``.
-        labels: int64 (n,), indices into ``classes``, of a classifier, else ``None``.
+        labels: int64 (n,), indices into ``classes``, of a classifier that decides for one, else ``None``.
         prediction: float32 (n, outputs), margin through the link, of a regressor, else ``None``.
         rows: float32 or float64 (n, features), as sent.
         statuses: (n,), how far each explanation has come.
@@ -103,7 +103,7 @@ class Decision:
     Attributes:
         decided_at: UTC.
         input: float32 (features,), the very bits that were fed to the model.
-        label: index into ``classes``, or ``None`` for a regressor.
+        label: index into ``classes``, or ``None`` where no one class is decided.
         threshold: the probability above which class 1 is decided, or ``None``.
         favourable_class: the class that is good for the person decided about, or ``None`` where not named.
         runtime: versions that computed the prediction.

@@ -68,12 +68,13 @@ def write_bundle(tmp_path: Path) -> Callable[..., Path]:
     ) -> Path:
         data = model.SerializeToString()
         manifest = Manifest(
-            schema="xai.bundle/1",
+            schema="xai.bundle/2",
             name=name,
             version=version,
             created_at="2030-01-31T12:00:00Z",
             task="binary_classification" if classes else "regression",
             link="logistic" if classes else "exponential",
+            link_scale=1.0,
             cover="sum_hessian",
             features=tuple(
                 Feature(f"x{i}", allows_missing=True, minimum=None, maximum=None) for i in range(n_features)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -153,3 +154,87 @@ def test_a_damaged_leaf_of_a_logarithm(
     folder = write_bundle(regression, "time")
     edit(folder, lambda m: m.update(link="identity"))
     assert ModelSnapshot.load(folder).base_values[0] > 1e17
+
+
+@pytest.fixture
+def of_three(tmp_path: Path) -> Path:
+    """A bundle of three classes, packed."""
+    rows = np.random.default_rng(0).normal(size=(300, 3)).astype(np.float32)
+    table = xgboost.DMatrix(rows, label=np.digitize(rows[:, 1], [-0.5, 0.5]), nthread=1)
+    parameters = {"objective": "multi:softprob", "num_class": 3, "max_depth": 2, "nthread": 1}
+    return pack(xgboost.train(parameters, table, num_boost_round=5), rows, name="m", out=tmp_path)
+
+
+def _rewrite(folder: Path, change: Callable[[onnx.ModelProto], None]) -> None:
+    """Changes the model file, with its digest."""
+    model = onnx.load(folder / "model.onnx")
+    change(model)
+    data = model.SerializeToString()
+    (folder / "model.onnx").write_bytes(data)
+    digest = {"sha256": hashlib.sha256(data).hexdigest(), "size_bytes": len(data)}
+    edit(folder, lambda m: m["files"].update({"model.onnx": digest}))
+
+
+def _operator(old: str, new: onnx.NodeProto) -> Callable[[onnx.ModelProto], None]:
+    def change(model: onnx.ModelProto) -> None:
+        node = next(node for node in model.graph.node if node.op_type == old)
+        new.output[:] = node.output
+        node.CopyFrom(new)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (_operator("Softmax", helper.make_node("Sigmoid", ["margin"], [""])), "probabilities are not the softmax of"),
+        (_operator("Softmax", helper.make_node("Identity", ["margin"], [""])), "probabilities are not the softmax of"),
+        (
+            _operator("Softmax", helper.make_node("Softmax", ["margin"], [""], axis=0)),
+            "probabilities are not the softmax of",
+        ),
+        (
+            _operator("ArgMax", helper.make_node("ArgMax", ["margin"], [""], axis=1, keepdims=0, select_last_index=1)),
+            None,
+        ),
+        (_operator("ArgMax", helper.make_node("ArgMax", ["margin"], [""], axis=0, keepdims=0)), "label is int64"),
+    ],
+)
+def test_three_classes_that_are_computed_otherwise(change: Any, says: str | None, of_three: Path) -> None:
+    assert ModelSnapshot.load(of_three).n_outputs == 3
+    _rewrite(of_three, change)
+    if says is None:  # where no two margins are equal, it is the same
+        assert ModelSnapshot.load(of_three).n_outputs == 3
+        return
+    with pytest.raises(InvalidModel, match=says):
+        ModelSnapshot.load(of_three)
+
+
+def test_another_label_than_the_greatest_margin(of_three: Path) -> None:
+    def change(model: onnx.ModelProto) -> None:
+        node = next(node for node in model.graph.node if node.op_type == "ArgMax")
+        node.input[0] = "opposite"
+        model.graph.node.insert(1, helper.make_node("Neg", ["margin"], ["opposite"]))
+
+    _rewrite(of_three, change)
+    with pytest.raises(InvalidModel, match=r"label is \d where the greatest margin is that of \d"):
+        ModelSnapshot.load(of_three)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "says"),
+    [
+        (lambda m: m.update(link="one_vs_all"), BundleMismatch, 'link is "one_vs_all", the model file says "softmax"'),
+        (lambda m: m["classes"].append("3"), InvalidModel, "computes 3 margins; there are 4 classes"),
+        (lambda m: m["features"][1].update(kind="categorical"), BundleMismatch, r"categorical\[1\] is true"),
+        (
+            lambda m: m.update(task="multilabel_classification", link="logistic", link_scale=2.0),
+            BundleMismatch,
+            'task is "multilabel_classification", the model file says "multiclass_classification"',
+        ),
+    ],
+)
+def test_a_manifest_of_three_classes_edited(change: Any, error: Any, says: str, of_three: Path) -> None:
+    edit(of_three, change)
+    with pytest.raises(error, match=says):
+        ModelSnapshot.load(of_three)

@@ -24,12 +24,13 @@ MODEL = bytes(range(256)) * 3
 
 def make(repository: Path, name: str = "m", version: str = "1", model: bytes = MODEL) -> Path:
     manifest = Manifest(
-        schema="xai.bundle/1",
+        schema="xai.bundle/2",
         name=name,
         version=version,
         created_at="2030-01-31T12:00:00Z",
         task="regression",
         link="identity",
+        link_scale=1.0,
         cover="sum_hessian",
         features=(Feature(name="x", allows_missing=False, minimum=0.0, maximum=1.0),),
         classes=(),

@@ -13,12 +13,13 @@ from xai_service.errors import InvalidModel
 from xai_service.model.manifest import MAX_MANIFEST_BYTES, Feature, FileDigest, Manifest, Parity, is_name
 
 CLASSIFIER = Manifest(
-    schema="xai.bundle/1",
+    schema="xai.bundle/2",
     name="loans",
     version="3",
     created_at="2030-01-31T12:00:00Z",
     task="binary_classification",
     link="logistic",
+    link_scale=1.0,
     cover="sum_hessian",
     features=(Feature("income", allows_missing=True, minimum=-1.5, maximum=2.0), Feature("é", False, None, None)),
     classes=("refused", "approved"),
@@ -26,7 +27,7 @@ CLASSIFIER = Manifest(
     favourable_class="approved",
     latency_budget_ms=12.5,
     files={"model.onnx": FileDigest("ab" * 32, 1234)},
-    parity=Parity(10, 20, 30, 10, 11, 1e-5, 2e-6, 3e-7),
+    parity=Parity(10, 20, 30, 10, 11, 1e-5, 2e-6, 3e-7, 5, 6, "xgboost pred_contribs", 1e-7, 60, 2e-7),
     made_by={"xgboost": "3.2.0", "onnx": "1.23.2"},
 )
 
@@ -37,23 +38,29 @@ sizes = st.floats(0, 1e300)
 counts = st.integers(0, 2**53 - 1)
 ranges = st.tuples(numbers, numbers).map(sorted) | st.just((None, None))
 features = st.lists(
-    st.builds(lambda name, missing, bounds: Feature(name, missing, *bounds), texts, st.booleans(), ranges),
+    st.builds(
+        lambda name, missing, bounds, kind: Feature(name, missing, *bounds, *kind),
+        texts,
+        st.booleans(),
+        ranges,
+        st.just(("numeric", ())) | st.lists(texts, max_size=3).map(lambda names: ("categorical", tuple(names))),
+    ),
     min_size=1,
     max_size=5,
     unique_by=lambda feature: feature.name,
 ).map(tuple)
 shared = {
-    "schema": st.just("xai.bundle/1"),
+    "schema": st.just("xai.bundle/2"),
     "name": names,
     "version": names,
     "created_at": st.datetimes().map(lambda time: time.isoformat() + "Z"),
-    "cover": st.just("sum_hessian"),
+    "cover": st.sampled_from(["sum_hessian", "data_count", "weighted_count"]),
     "features": features,
     "latency_budget_ms": st.none() | st.floats(1e-9, 1e9),
     "files": st.builds(FileDigest, st.from_regex(r"[0-9a-f]{64}", fullmatch=True), st.integers(0, 1 << 30)).map(
         lambda digest: {"model.onnx": digest}
     ),
-    "parity": st.builds(Parity, *[counts] * 5, *[sizes] * 3),
+    "parity": st.builds(Parity, *[counts] * 5, *[sizes] * 3, *[counts] * 2, st.none() | texts, sizes, counts, sizes),
     "made_by": st.dictionaries(names, texts, max_size=4),
 }
 classifiers = st.lists(texts, min_size=2, max_size=2, unique=True).flatmap(
@@ -62,8 +69,21 @@ classifiers = st.lists(texts, min_size=2, max_size=2, unique=True).flatmap(
         **shared,
         task=st.just("binary_classification"),
         link=st.just("logistic"),
+        link_scale=st.floats(0.01, 100),
         classes=st.just(tuple(classes)),
         threshold=st.floats(0.001, 0.999),
+        favourable_class=st.sampled_from([*classes, None]),
+    )
+)
+of_many_classes = st.lists(texts, min_size=2, max_size=4, unique=True).flatmap(
+    lambda classes: st.builds(
+        Manifest,
+        **shared,
+        task=st.just("multiclass_classification"),
+        link=st.sampled_from(["softmax", "identity"]),
+        link_scale=st.just(1.0),
+        classes=st.just(tuple(classes)),
+        threshold=st.none(),
         favourable_class=st.sampled_from([*classes, None]),
     )
 )
@@ -72,6 +92,7 @@ regressions = st.builds(
     **shared,
     task=st.just("regression"),
     link=st.sampled_from(["identity", "exponential"]),
+    link_scale=st.just(1.0),
     classes=st.just(()),
     threshold=st.none(),
     favourable_class=st.none(),
@@ -87,7 +108,7 @@ def parse(value: Any) -> Manifest:
 
 
 @settings(max_examples=50)
-@given(classifiers | regressions)
+@given(classifiers | of_many_classes | regressions)
 def test_round_trip(manifest: Manifest) -> None:
     data = manifest.to_json()
     assert Manifest.parse(data) == manifest
@@ -119,6 +140,7 @@ def test_each_key_has_its_type(key: str, wrong: Any) -> None:
         "version": ["other"],
         "favourable_class": [None],
         "latency_budget_ms": [None, 7, 1.5],
+        "link_scale": [7, 1.5],
         "made_by": [{}],
     }
     if any(wrong == value and type(wrong) is type(value) for value in fitting.get(key, [])):
@@ -128,7 +150,14 @@ def test_each_key_has_its_type(key: str, wrong: Any) -> None:
         parse(document(**{key: wrong}))
 
 
-FEATURE: dict[str, Any] = {"name": "a", "allows_missing": True, "minimum": 0, "maximum": 1}
+FEATURE: dict[str, Any] = {
+    "name": "a",
+    "allows_missing": True,
+    "minimum": 0,
+    "maximum": 1,
+    "kind": "numeric",
+    "categories": [],
+}
 DIGEST = {"sha256": "ab" * 32, "size_bytes": 1}
 PARITY = document()["parity"]
 
@@ -138,14 +167,19 @@ PARITY = document()["parity"]
     [
         ({"extra": 1}, "extra: is not a known key"),
         ({"a b": 1}, '"a b": is not a known key'),
-        ({"schema": "xai.bundle/2"}, 'schema: must be "xai.bundle/1", is "xai.bundle/2"'),
+        (
+            {"schema": "xai.bundle/1"},
+            'schema: must be "xai.bundle/2", is "xai.bundle/1": pack the model again',
+        ),
         ({"name": "../up"}, "name: "),
         ({"version": "a" * 129}, "version: "),
         ({"version": "1\n"}, "version: "),
         ({"created_at": "2030-02-31T12:00:00Z"}, "created_at: "),
         ({"created_at": "2030-01-31T12:00:00+01:00"}, "created_at: "),
-        ({"task": "ranking"}, "task: "),
-        ({"link": "identity"}, 'link: must be "logistic"'),
+        ({"task": "sorting"}, "task: "),
+        ({"link": "softmax"}, 'link: must be "logistic" or "identity"'),
+        ({"link_scale": 0}, "link_scale: must lie between"),
+        ({"link": "identity", "link_scale": 2}, "link_scale: must be 1 for identity, is 2"),
         ({"cover": "ones"}, "cover: "),
         ({"features": []}, "features: must not be empty"),
         ({"features": [FEATURE, FEATURE]}, r'features[1].name: "a" already stands at features[0].name'),
@@ -156,10 +190,16 @@ PARITY = document()["parity"]
         ({"features": [{**FEATURE, "minimum": 2}]}, "features[0]: minimum"),
         ({"features": [{**FEATURE, "minimum": None}]}, "features[0]: minimum"),
         ({"features": [{**FEATURE, "maximum": 10**400}]}, "features[0].maximum: must be a finite"),
+        ({"features": [{**FEATURE, "kind": "text"}]}, "features[0].kind: must be"),
+        ({"features": [{**FEATURE, "categories": ["a"]}]}, "features[0].categories: has 1 entries; at most 0"),
+        (
+            {"features": [{**FEATURE, "kind": "categorical", "categories": [1]}]},
+            "features[0].categories[0]: must be a string",
+        ),
         ({"features": [{**FEATURE, "more": 1}]}, "features[0].more: is not a known key"),
         ({"classes": ["a"]}, "classes: must have 2"),
         ({"classes": ["a", "a"]}, 'classes[1]: "a" already'),
-        ({"classes": ["a", "b", "c"]}, "classes: has 3 entries"),
+        ({"classes": ["a", "b", "c"]}, "classes: must have 2"),
         ({"threshold": 0}, "threshold: must lie between"),
         ({"threshold": 1}, "threshold: must lie between"),
         ({"threshold": 1 - 1e-12}, "threshold: must lie between"),
@@ -172,10 +212,12 @@ PARITY = document()["parity"]
         ({"files": {"model.onnx": {**DIGEST, "size_bytes": (1 << 30) + 1}}}, 'files["model.onnx"].size_bytes: '),
         ({"parity": {**PARITY, "caller_rows": 1.0}}, "parity.caller_rows: must be an integer"),
         ({"parity": {**PARITY, "splits_total": 1 << 53}}, "parity.splits_total: "),
+        ({"parity": {**PARITY, "attribution_reference": 1}}, "parity.attribution_reference: must be a string"),
         ({"parity": {**PARITY, "tolerance": -1}}, "parity.tolerance: must not be negative"),
         ({"made_by": {"a b": "1"}}, "made_by: "),
         ({"made_by": {"a": 1}}, "made_by.a: must be a string"),
         ({"made_by": {f"tool{i}": "1" for i in range(65)}}, "made_by: has 65 entries"),
+        ({"task": "multiclass_classification", "link": "softmax"}, "threshold: must be null"),
         ({"task": "regression", "link": "identity"}, "classes: must have 0"),
         ({"task": "regression", "link": "identity", "classes": []}, "threshold: must be null"),
         (

@@ -141,6 +141,16 @@ def test_what_makes_much_of_little(regression: onnx.ModelProto) -> None:
         load(long)
 
 
+def test_the_place_of_the_greatest_margin_is_an_output_and_nothing_else(regression: onnx.ModelProto) -> None:
+    """With a dimension less, it would make a square of a column."""
+    regression.graph.node.append(node("ArgMax", ["margin"], "label", axis=1, keepdims=0))
+    regression.graph.output.append(helper.make_tensor_value_info("label", TensorProto.INT64, [None]))
+    np.testing.assert_array_equal(load(regression, "label").predict(ROWS).labels, np.zeros(len(ROWS)))
+    regression.graph.node.append(node("Cast", ["label"], "z", to=1))
+    with pytest.raises(InvalidModel, match="what ArgMax gives must be an output"):
+        load(regression, "label")
+
+
 @pytest.mark.parametrize(
     ("tensor", "says"),
     [

@@ -214,13 +214,19 @@ def test_onnx_contract(X: Float32Array, booster: xgboost.Booster, tmp_path: Path
     assert readers == ["TreeEnsembleRegressor"]
     assert list(model.graph.node[0].output) == ["margin"]
     properties = {entry.key: entry.value for entry in model.metadata_props}
-    assert (properties.pop("xai.cover"), properties.pop("xai.link")) == ("sum_hessian", "logistic")
+    assert [properties.pop(f"xai.{key}") for key in ("cover", "link", "task")] == [
+        "sum_hessian",
+        "logistic",
+        "binary_classification",
+    ]
     assert {key: json.loads(value) for key, value in properties.items()} == {
         "xai.feature_names": ["a", "b", "c", "d", "é"],
         "xai.allows_missing": [True, True, True, True, False],
         "xai.classes": ["0", "1"],
         "xai.threshold": 0.5,
         "xai.favourable_class": None,
+        "xai.link_scale": 1.0,
+        "xai.categorical": [False] * 5,
     }
 
 
@@ -281,16 +287,18 @@ def test_import_needs_no_libraries_and_packing_names_the_extra() -> None:
     program = """
 import sys
 import xai_service.pack
-assert not {"treelite", "xgboost"} & sys.modules.keys()
+assert not {"treelite", "xgboost", "lightgbm"} & sys.modules.keys()
 sys.modules["treelite"] = None  # as if it were not installed
 from xai_service.errors import PackRefused
-try:
-    xai_service.pack.pack(object(), [[1.0]], name="m", out="nowhere")
-except PackRefused as error:
-    print(error)
+for library in ("xgboost", "lightgbm"):
+    model = type("Booster", (), {"__module__": library + ".basic"})()
+    try:
+        xai_service.pack.pack(model, [[1.0]], name="m", out="nowhere")
+    except PackRefused as error:
+        print(error)
 """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     run = subprocess.run(
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True, timeout=60
     )
-    assert "pip install 'xai-service[pack]'" in run.stdout
+    assert run.stdout == "packing needs treelite: pip install 'xai-service[pack]'\n" * 2

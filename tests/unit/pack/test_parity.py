@@ -76,7 +76,7 @@ def broken_writer(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[dict[s
         change_tree(3, inclusive=lambda tree: tree.left >= 0),
         change_tree(3, missing_left=lambda tree: (tree.left >= 0) & ~tree.missing_left),
         change_tree(3, leaf=lambda tree: tree.leaf * np.float32(1.01)),
-        set_argument(base=0.0),
+        set_argument(base=np.zeros(1)),
         lambda arguments: arguments.update(trees=arguments["trees"][:-1]),
     ],
     ids=["rounded", "step up", "step down", "<= for <", "missing flag", "leaf", "no base", "tree lost"],
@@ -129,8 +129,8 @@ def test_a_wrong_link(X: Float32Array, train: Train, tmp_path: Path, broken_writ
 
 
 def test_outputs_of_another_shape(X: Float32Array, booster: Any, tmp_path: Path, broken_writer: Any) -> None:
-    broken_writer(set_argument(link="identity"))
-    with pytest.raises(PackRefused, match=r"outputs have shapes \[\(\d+, 1\), \(\d+, 1\)\]"):
+    broken_writer(set_argument(task="regression"))
+    with pytest.raises(PackRefused, match=r"outputs have shapes \{'prediction': .* are due"):
         pack(booster, X, name="m", out=tmp_path)
 
 
@@ -155,3 +155,40 @@ def test_the_report_names_the_edited_features_first(X: Float32Array, tmp_path: P
     with pytest.raises(PackRefused) as error:
         pack(booster, wide, name="m", out=tmp_path)
     assert re.search(r"the row: [a-e]=nan, .*zero0=0\.0.*, and 21 more\. Nothing", str(error.value))
+
+
+@pytest.mark.parametrize(
+    ("objective", "change", "says"),
+    [
+        ("multi:softprob", set_argument(link="one_vs_all"), r"probability of output \d native .*, ONNX "),
+        ("multi:softprob", set_argument(task="multilabel_classification"), r"outputs have shapes .* are due"),
+        ("multi:softprob", set_argument(base=np.zeros(3)), r"margin of output \d native .*, ONNX "),
+        ("binary:logistic", set_argument(link_scale=1.1), r"probability of class 1 native .*, ONNX "),
+    ],
+)
+def test_several_classes_and_scales(
+    objective: str, change: Any, says: str, X: Float32Array, tmp_path: Path, broken_writer: Any
+) -> None:
+    target = np.digitize(X[:, 4], [1, 2]) if objective.startswith("multi") else X[:, 4] > 1
+    parameters = {"objective": objective, "max_depth": 3, **({"num_class": 3} if objective.startswith("multi") else {})}
+    booster = xgboost.train(parameters, xgboost.DMatrix(X[:, :4], target), 5)
+    pack(booster, X[:, :4], name="right", out=tmp_path)
+    broken_writer(change)
+    with pytest.raises(PackRefused, match=says):
+        pack(booster, X[:, :4], name="wrong", out=tmp_path)
+
+
+def test_leaves_of_another_class(X: Float32Array, tmp_path: Path, broken_writer: Any) -> None:
+    """Trees of classes exchanged: each margin is some class's, and none is its own."""
+    booster = xgboost.train(
+        {"objective": "multi:softprob", "num_class": 3, "max_depth": 3},
+        xgboost.DMatrix(X[:, :4], np.digitize(X[:, 4], [1, 2])),
+        5,
+    )
+
+    def exchange(arguments: dict[str, Any]) -> None:
+        arguments["trees"] = [dataclasses.replace(tree, outputs=2 - tree.outputs) for tree in arguments["trees"]]
+
+    broken_writer(exchange)
+    with pytest.raises(PackRefused, match=rf"margin of output \d native .*{ROW.replace('f0', 'f[0-3]')}"):
+        pack(booster, X[:, :4], name="m", out=tmp_path)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from xai_service.pack import probes
-from xai_service.pack.forest import Tree, read_trees
+from xai_service.pack.forest import Tree
 from xai_service.pack.xgboost import read
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def path(tree: Tree, row: Float32Array) -> list[int]:
 @pytest.mark.parametrize("inclusive", [False, True])
 @pytest.mark.parametrize("method", ["hist", "exact"])
 def test_each_probe_reaches_its_split(method: str, inclusive: bool, X: Float32Array, train: Train) -> None:
-    trees = read_trees(read(train(max_depth=7, tree_method=method, min_child_weight=0)))
+    trees = read(train(max_depth=7, tree_method=method, min_child_weight=0)).trees
     if inclusive:
         for tree in trees:
             tree.inclusive[:] = tree.left >= 0
@@ -92,8 +92,11 @@ def chain(*splits: tuple[float, bool, str]) -> Tree:
         threshold,
         np.zeros(n, bool),
         missing,
-        np.zeros(n, np.float32),
+        np.zeros((n, 1), np.float32),
+        np.zeros(1, np.int64),
         np.ones(n),
+        np.zeros(n + 1, np.int64),
+        np.zeros(0, np.float32),
     )
 
 
@@ -137,7 +140,7 @@ def test_caps_draw_evenly(X: Float32Array, train: Train, monkeypatch: Any) -> No
     assert (len(sources), sources[0], sources[-1]) == (10, 0, len(X) - 1)
     assert np.ptp(np.diff(sources)) <= 1
     assert len(probes.missing_probes(X, NAMES)) == 5 * 2 + 1
-    found, reached, total = probes.split_probes(X, read_trees(read(train())), NAMES)
+    found, reached, total = probes.split_probes(X, read(train()).trees, NAMES)
     assert reached <= 10 < total
     assert len({probe.where.split("(tree")[1] for probe in found}) == 10
 

@@ -32,14 +32,9 @@ def refused(model: Any, X: Any, out: Path, match: str, **options: Any) -> None:
     ("parameters", "match"),
     [
         (
-            {"objective": "multi:softprob", "num_class": 3},
-            "objective multi:softprob is not supported; supported are bin",
+            {"objective": "binary:hinge"},
+            "objective binary:hinge is not supported, as it predicts 0 or 1 and no probability.* raw score",
         ),
-        ({"objective": "binary:hinge"}, "objective binary:hinge"),
-        ({"objective": "reg:logistic"}, "objective reg:logistic"),
-        ({"objective": "survival:cox"}, "objective survival:cox"),
-        ({"objective": "rank:pairwise"}, "objective rank:pairwise"),
-        ({"objective": "reg:quantileerror", "quantile_alpha": [0.1, 0.9]}, "several outputs"),
         ({"objective": "reg:squarederror", "booster": "gblinear", "max_depth": None}, "booster gblinear"),
     ],
     ids=lambda value: value.get("booster", value["objective"]) if isinstance(value, dict) else None,
@@ -51,17 +46,12 @@ def test_objectives_and_boosters(parameters: Any, match: str, X: Float32Array, t
     refused(xgboost.train(given, matrix, 2), X, tmp_path, match)
 
 
-@pytest.mark.parametrize("strategy", ["one_output_per_tree", "multi_output_tree"])
-def test_several_targets(strategy: str, X: Float32Array, train: Train, tmp_path: Path) -> None:
-    target = np.column_stack((np.arange(len(X)), np.ones(len(X))))
-    booster = train(2, objective="reg:squarederror", target=target, multi_strategy=strategy)
-    refused(booster, X, tmp_path, "several outputs")
-
-
-def test_categoricals(X: Float32Array, signal: Float64Array, tmp_path: Path) -> None:
+def test_codes_that_are_no_whole_numbers(X: Float32Array, signal: Float64Array, tmp_path: Path) -> None:
     matrix = xgboost.DMatrix(X, signal, feature_types=["q"] * 4 + ["c"], enable_categorical=True)
     booster = xgboost.train({"objective": "reg:squarederror"}, matrix, 3)
-    refused(booster, X, tmp_path, r"features \[4\] are categorical; categoricals are not supported yet")
+    wrong = X.copy()
+    wrong[7, 4] = 1.5
+    refused(booster, wrong, tmp_path, r"X\[7, 4\] is 1\.5, and the feature is categorical")
 
 
 def test_scikit_learn_settings(X: Float32Array, signal: Float64Array, tmp_path: Path) -> None:
@@ -69,7 +59,12 @@ def test_scikit_learn_settings(X: Float32Array, signal: Float64Array, tmp_path: 
         return p - y, np.ones_like(p)
 
     refused(xgboost.XGBRegressor(), X, tmp_path, "not fitted")
-    refused(xgboost.XGBRegressor(missing=0.0, n_estimators=2).fit(X, signal), X, tmp_path, r"missing=0\.0")
+    refused(
+        xgboost.XGBRegressor(missing=0.0, n_estimators=2).fit(X, signal),
+        X,
+        tmp_path,
+        r"missing=0\.0 is not supported.*set_params",
+    )
     refused(xgboost.XGBRegressor(objective=custom, n_estimators=2).fit(X, signal), X, tmp_path, "custom objectives")
 
 
@@ -86,7 +81,8 @@ def test_things_that_are_no_model(X: Float32Array, booster: xgboost.Booster, tmp
     )
     (tmp_path / "cut.ubj").write_bytes(bytes(booster.save_raw("ubj")[:1000]))
     refused(tmp_path / "cut.ubj", X, tmp_path, r"cut\.ubj: XGBoost cannot read it: it is no .* cut short")
-    refused(tmp_path / "model.pkl", X, tmp_path, r"only \.json and \.ubj")
+    refused(tmp_path / "model.pkl", X, tmp_path, "pickles are never loaded")
+    refused(tmp_path / "model.onnx", X, tmp_path, r"only \.json, \.ubj, \.txt are read")
     refused(object(), X, tmp_path, "builtins.object is not supported")
 
 
@@ -139,7 +135,8 @@ def at_root(value: Any) -> Callable[[Any], Any]:
         (set_field("cleft", at_root(0)), "tree 1 is malformed"),
         (set_field("cright", at_root(10_000)), "tree 1 is malformed"),
         (set_field("leaf_value", lambda values: np.full_like(values, np.inf)), "leaf whose value is not finite"),
-        (set_field("category_list_right_child", at_root(1)), "categorical"),
+        (set_field("node_type", at_root(2)), "tree 1, node 0: its set of categories is empty"),
+        (set_field("node_type", at_root(9)), "tree 1, node 0: compares otherwise"),
     ],
 )
 def test_trees_that_cannot_be_carried(
@@ -169,7 +166,12 @@ def test_rows(rows: Any, match: str, booster: xgboost.Booster, tmp_path: Path) -
 def test_data_frames_and_sparse_rows(booster: xgboost.Booster, tmp_path: Path) -> None:
     pandas, sparse = pytest.importorskip("pandas"), pytest.importorskip("scipy.sparse")
     frame = pandas.DataFrame(np.ones((2, 5)), columns=list("abcde"))
-    refused(booster, frame.assign(b=pandas.Categorical([1, 2])), tmp_path, "column 'b' is categorical")
+    refused(
+        booster,
+        frame.assign(b=pandas.Categorical([1, 2])),
+        tmp_path,
+        "column 'b' is of the dtype category.* pass the codes",
+    )
     refused(booster, frame.assign(b=["x", "y"]), tmp_path, "column 'b' holds")
     refused(booster, sparse.csr_matrix(np.ones((2, 5))), tmp_path, "sparse")
     refused(booster, frame, tmp_path, "'a' stands where 'z' is due", feature_names=list("zbcde"))
@@ -213,7 +215,8 @@ def test_arguments(options: Any, match: str, X: Float32Array, booster: xgboost.B
     "options", [{"threshold": 0.4}, {"classes": ("no", "yes")}, {"favourable_class": "1"}], ids=str
 )
 def test_a_regression_has_no_classes(options: Any, X: Float32Array, train: Train, tmp_path: Path) -> None:
-    refused(train(2, objective="reg:squarederror"), X, tmp_path, "regression", **options)
+    match = "the model is a regression: it has none|null where there are no classes"
+    refused(train(2, objective="reg:squarederror"), X, tmp_path, match, **options)
 
 
 def test_a_best_iteration_that_was_not_trained(X: Float32Array, train: Train, tmp_path: Path) -> None:

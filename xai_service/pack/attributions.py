@@ -1,0 +1,158 @@
+"""The gate's second half: the written file's attributions are the native model's, and add up to the margins served.
+
+Attributions of the file, by our kernel with the covers that it carries, are compared on a sample of the probes with
+those that the native library computes of its own model. They must agree within 1e-5 of the output's largest attribution
+in the sample, since the library sums in float32 and covers are stored so; and a float32 step of each tree's largest
+leaf is allowed, since leaves are stored so, and beside them attributions may be small. Base values must agree likewise.
+On every probe base value and attributions must add up to the margin that ONNX Runtime serves, by the server's own rule.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from xai_service.errors import ModelError, PackRefused
+from xai_service.pack.probes import evenly, materialise, shown_row
+from xai_service.treeshap import TreeExplainer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from xai_service.pack.native import NativeModel
+    from xai_service.pack.probes import Probe
+    from xai_service.types import Float32Array, Float64Array
+
+RELATIVE_TOLERANCE = 1e-5
+ADDITIVITY_TOLERANCE = 1e-5
+_STEP = 1.2e-7  # of float32
+_CHUNK_VALUES = 1 << 20
+_ROWS_OF_EACH_KIND = 96
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """What was found; see `xai_service.model.manifest.Parity`."""
+
+    compared_rows: int
+    reference: str | None
+    max_difference: float
+    max_residual: float
+
+
+def prove_attributions(
+    model: bytes,
+    *,
+    native: NativeModel,
+    X: Float32Array,
+    probes: Sequence[Probe],
+    margins: Float32Array,
+    names: Sequence[str],
+    progress: Callable[[float], None],
+) -> Explained:
+    """Returns what was found where the file's attributions are right.
+
+    Args:
+        model: the ONNX file.
+        native: the model it was made from.
+        X: float32 (n, features), the caller's rows.
+        probes: the rows to explain.
+        margins: float32 (probes, outputs), as ONNX Runtime serves them.
+        names: of the features.
+        progress: is told the share done, 0 to 1.
+
+    Raises:
+        PackRefused: the file cannot be explained, or they differ; shows the worst row.
+    """
+    try:
+        explainer = TreeExplainer(model, n_jobs=-1)
+    except ModelError as error:
+        raise PackRefused(f"the ONNX model cannot be explained: {error}") from error
+    base = np.atleast_1d(explainer.expected_value)
+    compared, difference = _compare(explainer, base, native, X, probes, names)
+    worst = 0.0
+    step = max(1, _CHUNK_VALUES // (X.shape[1] * native.n_outputs))
+    for start in range(0, len(probes), step):
+        rows = materialise(X, probes[start : start + step])
+        share = _residual(_phi(explainer, rows), base, margins[start : start + step])
+        row = int(np.argmax(share))
+        if not share[row] <= ADDITIVITY_TOLERANCE:
+            probe = probes[start + row]
+            raise PackRefused(
+                f"attributions do not add up to the margin: at {probe.kind} row {start + row}, {probe.where}, they "
+                f"miss it by {share[row]:.3g} of their size; {ADDITIVITY_TOLERANCE:g} is allowed; the row: "
+                f"{shown_row(probe, rows[row], names)}. Nothing was written."
+            )
+        worst = max(worst, float(share[row]))
+        progress(min(1.0, (start + step) / len(probes)))
+    return Explained(compared, native.contributions_by if compared else None, difference, worst)
+
+
+def _phi(explainer: TreeExplainer, rows: Float32Array) -> Float64Array:
+    """Returns float64 (n, features, outputs)."""
+    return explainer.shap_values(rows).reshape(*rows.shape, -1)
+
+
+def _residual(phi: Float64Array, base: Float64Array, margins: Float32Array) -> Float64Array:
+    """Returns each row's residual as a share of |base| + Σ|φ| + |margin|, the worst output's."""
+    margin = margins.astype(np.float64)
+    scale = np.abs(base) + np.abs(phi).sum(axis=1) + np.abs(margin)
+    residual = np.abs(base + phi.sum(axis=1) - margin)
+    return np.asarray(np.divide(residual, scale, out=np.zeros_like(residual), where=residual != 0).max(axis=1))
+
+
+def _compare(
+    explainer: TreeExplainer,
+    base: Float64Array,
+    native: NativeModel,
+    X: Float32Array,
+    probes: Sequence[Probe],
+    names: Sequence[str],
+) -> tuple[int, float]:
+    """Returns how many rows were compared, and the worst difference as a share of the output's largest attribution."""
+    if native.contributions is None:
+        return 0, 0.0
+    sample = _sample(probes)
+    rows = materialise(X, [probes[i] for i in sample])
+    phi = _phi(explainer, rows)
+    expected, expected_base = (np.asarray(values, np.float64) for values in native.contributions(rows))
+    if expected.shape != phi.shape or expected_base.shape != base.shape:
+        raise PackRefused(f"{native.contributions_by} has shape {expected.shape}; {phi.shape} is due")
+    largest = np.abs(expected).max(axis=(0, 1))
+    allowed = RELATIVE_TOLERANCE * largest + _leaf_steps(native)
+    difference = np.nan_to_num(np.abs(phi - expected), nan=np.inf)
+    excess = np.divide(difference, allowed, out=np.zeros_like(difference), where=difference != 0)
+    i, feature, output = (int(place) for place in np.unravel_index(np.argmax(excess), excess.shape))
+    if not excess[i, feature, output] <= 1:
+        probe = probes[sample[i]]
+        raise PackRefused(
+            f"the ONNX model's attributions are not those of the native model: worst at {probe.kind} row {sample[i]}, "
+            f"{probe.where}, feature {names[feature]!r}, output {output}: {native.contributions_by} "
+            f"{expected[i, feature, output]:.9g}, ONNX {phi[i, feature, output]:.9g}; "
+            f"{allowed[output]:.3g} is allowed; the row: {shown_row(probe, rows[i], names)}. "
+            "Nothing was written."
+        )
+    if not (np.abs(base - expected_base) <= RELATIVE_TOLERANCE * np.abs(expected_base) + allowed).all():
+        raise PackRefused(
+            f"the ONNX model's base values {base.tolist()} are not those of {native.contributions_by}, "
+            f"{expected_base.tolist()}. Nothing was written."
+        )
+    return len(sample), float(np.divide(difference, largest, out=np.zeros_like(difference), where=largest > 0).max())
+
+
+def _leaf_steps(native: NativeModel) -> Float64Array:
+    """Returns, for each output, what rounding its trees' leaves to float32 may change in an attribution."""
+    steps = np.zeros(native.n_outputs)
+    for tree in native.trees:
+        steps[tree.outputs] += _STEP * np.abs(tree.leaf).max(axis=0)
+    return steps
+
+
+def _sample(probes: Sequence[Probe]) -> list[int]:
+    """Returns the places of some probes of each kind, evenly drawn."""
+    by_kind: dict[str, list[int]] = {}
+    for place, probe in enumerate(probes):
+        by_kind.setdefault(probe.kind, []).append(place)
+    return [places[i] for places in by_kind.values() for i in evenly(len(places), _ROWS_OF_EACH_KIND)]

@@ -1,0 +1,80 @@
+"""Which reader takes a model: by the module that its class comes from, or by the name of its file.
+
+A reader is a module with ``read(model, *, raw_score)``, which returns a `NativeModel`, and ``load(path)``, which
+returns a model for it. Each needs its library, and is imported when a model asks for it. Pickles are never loaded:
+unpickling a file runs whatever code stands in it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xai_service.errors import PackRefused
+from xai_service.pack.native import NativeModel
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# The model's library → its reader in this package. A model may be of a class derived from the library's.
+_LIBRARIES: Mapping[str, str] = {"xgboost": "xgboost", "lightgbm": "lightgbm"}
+_SUFFIXES: Mapping[str, str] = {".json": "xgboost", ".ubj": "xgboost", ".txt": "lightgbm"}
+_PICKLES = (".pkl", ".pickle", ".joblib", ".dill", ".cloudpickle")
+
+
+def read(model: Any, *, raw_score: bool = False) -> NativeModel:
+    """Returns the neutral description of a model.
+
+    Args:
+        model: of a supported library, the path of its file, or a description already.
+        raw_score: take it for a regression of its margin, whatever its objective is.
+
+    Raises:
+        PackRefused: not a model that is supported, its library is missing, or it has a setting that is not supported.
+    """
+    if isinstance(model, NativeModel):
+        return model
+    if isinstance(model, (str, Path)):
+        path = Path(model)
+        reader = _import(_of_file(path))
+        model = reader.load(path)
+    else:
+        reader = _import(_of_class(type(model)))
+    native: NativeModel = reader.read(model, raw_score=raw_score)
+    return native
+
+
+def _of_class(kind: type) -> str:
+    for base in kind.__mro__:
+        library = base.__module__.split(".")[0]
+        if library in _LIBRARIES:
+            return _LIBRARIES[library]
+    raise PackRefused(
+        f"{kind.__module__}.{kind.__qualname__} is not supported; a Booster or scikit-learn style model of "
+        f"{' or '.join(_LIBRARIES)} is, or the path of a {', '.join(_SUFFIXES)} file"
+    )
+
+
+def _of_file(path: Path) -> str:
+    suffix = path.suffix.lower()
+    if suffix in _PICKLES:
+        raise PackRefused(
+            f"{path}: pickles are never loaded, as that would run the code in them; save the model with its own "
+            "library (XGBoost: save_model to .ubj, LightGBM: save_model to .txt), or call pack() in Python"
+        )
+    if suffix not in _SUFFIXES:
+        raise PackRefused(
+            f"{path}: only {', '.join(_SUFFIXES)} are read: .json and .ubj as XGBoost's save_model writes them, "
+            ".txt as LightGBM's does"
+        )
+    if not path.is_file():
+        raise PackRefused(f"{path}: there is no such file")
+    return _SUFFIXES[suffix]
+
+
+def _import(reader: str) -> Any:
+    try:
+        return importlib.import_module(f"xai_service.pack.{reader}")
+    except ModuleNotFoundError as error:
+        raise PackRefused(f"packing needs {error.name}: pip install 'xai-service[pack]'") from error
