@@ -22,7 +22,7 @@ from xai_service.types import Float32Array, Float64Array, Method, Prediction
 _OUTPUTS = {"binary_classification": ("label", "probabilities"), "regression": ("prediction",)}
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class ModelSnapshot:
     """A bundle whose file is both served by ONNX Runtime and explained by the kernel.
 
@@ -44,12 +44,16 @@ class ModelSnapshot:
 
     @classmethod
     def load(cls, folder: Path) -> ModelSnapshot:
-        """Returns the bundle in ``folder``, checked.
+        """Returns the bundle in ``folder``, checked. Raises as `Bundle.load` and `of` do."""
+        return cls.of(Bundle.load(folder))
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> ModelSnapshot:
+        """Returns the bundle, ready to serve.
 
         Raises:
             ModelError: it cannot be served and explained; says why.
         """
-        bundle = Bundle.load(folder)
         manifest = bundle.manifest
         model = parse_model(bundle.onnx_bytes)
         # The forest first: it refuses cycles, on which ONNX Runtime might run for ever.

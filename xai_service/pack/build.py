@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import math
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,13 +24,14 @@ from xai_service.model.manifest import (
     Manifest,
     Parity,
 )
-from xai_service.pack import onnx_writer, parity, rows
+from xai_service.pack import onnx_writer, parity, rows, signing
 from xai_service.pack.forest import read_trees
 from xai_service.pack.publish import destination, publish
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from xai_service.keys import PrivateKey
     from xai_service.pack.native import NativeModel
 
 _DEFAULT_CLASSES = ("0", "1")
@@ -52,6 +52,7 @@ def pack(
     favourable_class: str | None = None,
     latency_budget_ms: float | None = None,
     missing: Literal["seen", "all", "none"] = "seen",
+    key: PrivateKey | None = None,
     progress: Callable[[str, float], None] | None = None,
 ) -> Path:
     """Writes the bundle ``out/name/version`` and returns its directory.
@@ -71,6 +72,7 @@ def pack(
         favourable_class: which class is good news for the person decided about.
         latency_budget_ms: budget of every request, in milliseconds; a request may ask for less.
         missing: which features may be NaN when served: those that are in ``X``, all, or none.
+        key: signs the bundle, ``PrivateKey.load(path)`` of `xai_service.keys`; ``None`` leaves it unsigned.
         progress: is told the stage and the share done of the whole, 0 to 1.
 
     Raises:
@@ -132,9 +134,10 @@ def pack(
         progress=lambda share: tell("prove", 0.2 + 0.7 * share),
     )
     tell("write", 0.9)
-    digest = FileDigest(hashlib.sha256(data).hexdigest(), len(data))
-    manifest = _checked(dataclasses.replace(draft, files={MODEL_FILE: digest}, parity=certificate))
-    publish(path, {MODEL_FILE: data, MANIFEST_FILE: manifest.to_json()})
+    files = {MODEL_FILE: data}
+    digests = {file: FileDigest.of(content) for file, content in files.items()}
+    manifest = _checked(dataclasses.replace(draft, files=digests, parity=certificate))
+    publish(path, files | signing.manifest_files(manifest, key))
     tell("done", 1.0)
     return path
 
