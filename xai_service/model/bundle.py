@@ -174,13 +174,17 @@ def _read(directory: Path, name: str, longest: int, expected: FileDigest | None 
             raise BundleMismatch(f"{path}: is a symbolic link to {real}, outside the bundle: put the file itself there")
         # O_NONBLOCK: opening a named pipe must not hang. It changes nothing for a regular file.
         descriptor = os.open(real, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as file:
+        try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise BundleMismatch(f"{path}: is not a regular file")
             if expected is not None and expected.size_bytes != status.st_size <= longest:
                 raise _other_file(path, expected, f"a file of {status.st_size} bytes")  # without reading it
-            data = file.read(longest + 1) if status.st_size <= longest else None
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                # Not `longest`: Python would set aside as much at once, whatever the file holds.
+                data = file.read(status.st_size + 1) if status.st_size <= longest else None
+        finally:
+            os.close(descriptor)
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of symbolic links, before Python 3.13
         raise BundleMismatch(f"{path}: cannot be read: {error}") from error
     if data is None or len(data) > longest:

@@ -182,7 +182,7 @@ class Repository:
         earlier, self._complaints = self._complaints, set()
         found: dict[_Key, Path] = {}
 
-        def listed(folder: Path, known: Iterable[str]) -> list[str]:
+        def listed(folder: Path) -> list[str] | None:
             try:
                 names = [name for name in list_folder(folder) if is_name(name)]
                 return [name for name in names if _is_folder(folder / name)]
@@ -194,12 +194,16 @@ class Repository:
                 if text not in earlier:  # once, not at every look
                     _log.warning("%s", text)
                 self._complaints.add(text)
-                return list(known)
+                return None
 
-        for name in listed(self._folder, dict.fromkeys(name for name, _ in self._known)):
-            versions = [version for known, version in self._known if known == name]
-            for version in listed(self._folder / name, versions):
-                found[name, version] = self._folder / name / version
+        names = listed(self._folder)
+        if names is None:
+            return {(name, version): self._folder / name / version for name, version in self._known}
+        for name in names:
+            versions = listed(self._folder / name)
+            if versions is None:
+                versions = [version for known, version in self._known if known == name]
+            found |= {(name, version): self._folder / name / version for version in versions}
         return found
 
     def _look(self, folder: Path, before: _Known | None) -> _Known:
