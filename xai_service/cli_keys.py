@@ -114,6 +114,7 @@ def verify_bundle(bundle: Path, keys: tuple[Path, ...], as_json: bool) -> None:
     facts = {
         "model": found.manifest.name,
         "version": found.manifest.version,
+        "signed": found.is_signed,
         "signed_by": found.signed_by,
         "sha256": dict(sorted(found.digests.items())),
     }
@@ -122,4 +123,7 @@ def verify_bundle(bundle: Path, keys: tuple[Path, ...], as_json: bool) -> None:
         return
     for name, digest in sorted(found.digests.items()):
         click.echo(f"{digest}  {name}")
-    click.echo(f"signed by key {found.signed_by}" if found.signed_by else "who signed it was not checked: no --key")
+    if found.signed_by:
+        click.echo(f"signed by key {found.signed_by}")
+    else:
+        click.echo("signed; by whom was not checked, without --key" if found.is_signed else "not signed")

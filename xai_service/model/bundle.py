@@ -42,6 +42,7 @@ class Bundle:
         manifest: what it says about its model.
         files: bytes of each file that the manifest lists, as digested, by name.
         manifest_sha256: SHA-256 of the manifest, 32 bytes. It pins all other files: the bundle's identity.
+        is_signed: whether it has a signature.
         signed_by: id of the trusted key that signed it; ``None`` where it is not signed, or no keys were given.
     """
 
@@ -49,6 +50,7 @@ class Bundle:
     manifest: Manifest
     files: Mapping[str, bytes] = field(repr=False)
     manifest_sha256: bytes
+    is_signed: bool
     signed_by: str | None
 
     @property
@@ -104,7 +106,7 @@ class Bundle:
         files = {name: _read_digested(directory, name, expected) for name, expected in manifest.files.items()}
         _refuse_pickle(directory / MODEL_FILE, files[MODEL_FILE])
         signed_by = signature.key_id if signature is not None and trusted is not None else None
-        bundle = Bundle(directory, manifest, files, digest, signed_by)
+        bundle = Bundle(directory, manifest, files, digest, signature is not None, signed_by)
         if signature is not None and signature.digests != bundle.digests:
             raise BundleMismatch(f"{directory / SIGNATURE_FILE}: does not sign the files that the manifest lists")
         return bundle

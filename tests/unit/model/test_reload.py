@@ -147,7 +147,7 @@ def test_a_disk_that_failed_is_asked_again_though_no_file_changed(bundle, monkey
     settle(monkeypatch)
     with monkeypatch.context() as patched:
 
-        def fail(*_):
+        def fail(*_, **__):
             raise OSError(5, "Input/output error")
 
         patched.setattr("xai_service.model.bundle.os.fdopen", fail)
