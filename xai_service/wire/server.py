@@ -154,6 +154,16 @@ class Server:
         self._service.close()
 
 
+def open_repository(config: ServiceConfig) -> Repository:
+    """Returns the models to serve, held to the keys that the settings name.
+
+    Raises:
+        ModelError, ModelNotFound: the folder cannot be listed.
+        InvalidKey: a key cannot be used.
+    """
+    return Repository(config.repository, load_trusted(config.require_signed) if config.require_signed else None)
+
+
 def serve(config: ServiceConfig, on_ready: Callable[[tuple[str, ...]], None] | None = None) -> None:
     """Serves until SIGTERM or SIGINT, then drains; looks at the repository at SIGHUP. Call it in the main thread.
 
@@ -168,7 +178,7 @@ def serve(config: ServiceConfig, on_ready: Callable[[tuple[str, ...]], None] | N
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: wanted.set())
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
-    repository = Repository(config.repository, load_trusted(config.require_signed) if config.require_signed else None)
+    repository = open_repository(config)
     if not any(entry.snapshot for entry in repository.entries()):
         reasons = "; ".join(f"{e.name} {e.version}: {e.error}" for e in repository.entries()) or "it is empty"
         raise Unavailable(f"no model in {config.repository} can be served: {reasons}")
