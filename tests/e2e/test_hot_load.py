@@ -163,7 +163,6 @@ def test_no_request_fails_while_versions_come_change_and_go(loans, bundles, repo
 def test_what_a_version_decided_is_explained_after_it_is_gone_and_nothing_holds_it(
     loans, bundles, repository, tmp_path, monkeypatch
 ):
-    publish(bundles, repository, "2")
     rows = loans.held_out.iloc[:150]
     gone, finish = threading.Event(), DeferredExplainer._finish_batch
 
@@ -174,6 +173,8 @@ def test_what_a_version_decided_is_explained_after_it_is_gone_and_nothing_holds_
     monkeypatch.setattr(DeferredExplainer, "_finish_batch", finish_when_gone)
     with serving(repository, tmp_path / "l", reload_every_s=0.01) as server, Client(server.addresses[0]) as client:
         service = server._service
+        publish(bundles, repository, "2")  # after the start, whose models are held for what an earlier process left
+        until(lambda: "2" in states(client))
         here = weakref.ref(service._repository.get("loan", "2"))
         client.predict(rows, "loan", version="2")
         with monkeypatch.context() as patched:  # it is reckoned to take too long

@@ -19,7 +19,6 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from xai_service.config import ServiceConfig
 from xai_service.errors import Unavailable
-from xai_service.keys import load_trusted
 from xai_service.ledger.store import Ledger
 from xai_service.model.repository import Repository
 from xai_service.service import ExplainService
@@ -161,7 +160,11 @@ def open_repository(config: ServiceConfig) -> Repository:
         ModelError, ModelNotFound: the folder cannot be listed.
         InvalidKey: a key cannot be used.
     """
-    return Repository(config.repository, load_trusted(config.require_signed) if config.require_signed else None)
+    if not config.require_signed:
+        return Repository(config.repository)
+    from xai_service.keys import load_trusted  # noqa: PLC0415 - cryptography is loaded by who uses a key
+
+    return Repository(config.repository, load_trusted(config.require_signed))
 
 
 def serve(config: ServiceConfig, on_ready: Callable[[tuple[str, ...]], None] | None = None) -> None:
