@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from xai_service.errors import BundleMismatch, InvalidModel, ModelError, ModelNotFound
 from xai_service.model.bundle import Bundle
-from xai_service.model.folder import Stamp, list_folder
+from xai_service.model.folder import MAX_ENTRIES, Stamp, list_folder
 from xai_service.model.manifest import is_name
 from xai_service.model.snapshot import ModelSnapshot
 
@@ -184,8 +184,10 @@ class Repository:
 
         def listed(folder: Path) -> list[str] | None:
             try:
-                names = [name for name in list_folder(folder) if is_name(name)]
-                return [name for name in names if _is_folder(folder / name)]
+                names = [name for name in list_folder(folder) if is_name(name) and _is_folder(folder / name)]
+                if len(found) + len(names) > MAX_ENTRIES:
+                    raise BundleMismatch(f"with it there would be more than {MAX_ENTRIES} versions")
+                return names  # noqa: TRY300 (what the except is for stands above)
             except (OSError, ModelError) as error:
                 # A repository that vanished as a whole is rather a mount that failed.
                 if isinstance(error, FileNotFoundError) and folder != self._folder:
@@ -257,8 +259,9 @@ class Repository:
 
 
 def _refusal(failure: Exception) -> ModelError:
+    """Returns what to keep of a failure: without its traceback, whose frames hold the files' bytes."""
     if isinstance(failure, ModelError):
-        return failure
+        return type(failure)(str(failure))
     if isinstance(failure, OSError):
         return InvalidModel(f"cannot be read: {failure}")
     return InvalidModel(f"failed to load, {type(failure).__name__}: {failure}; the server's log has the rest")

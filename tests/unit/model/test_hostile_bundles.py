@@ -243,6 +243,27 @@ def test_a_model_or_a_repository_with_too_many_entries(good, monkeypatch, caplog
         Repository(root)
 
 
+def test_too_many_versions_in_all(good, monkeypatch, caplog):
+    root = good.parents[1]
+    monkeypatch.setattr("xai_service.model.repository.MAX_ENTRIES", 4)
+    for name in ("a", "b"):
+        for version in "123":
+            (root / name / version).mkdir(parents=True)
+    repository = Repository(root)
+    assert [(e.name, e.version) for e in repository.entries()] == [("a", "1"), ("a", "2"), ("a", "3"), ("good", "1")]
+    assert "b cannot be listed: with it there would be more than 4 versions" in caplog.text
+
+
+def test_what_is_refused_leaves_its_reason_only(good, bad):
+    """An error's traceback would hold the bytes of the file for as long as the entry is listed."""
+    with_model(bad, b"no model")
+    repository = Repository(good.parents[1])
+    for _ in range(2):
+        error = next(entry.error for entry in repository.entries() if entry.name == "bad")
+        assert error.__traceback__ is error.__cause__ is error.__context__ is None
+        repository.reload()
+
+
 def test_onnx_bytes_that_are_not_a_model(good, bad):
     for data in (b"", b"\x08", b"\x08\x0a" * 1000, onnx.TensorProto().SerializeToString(), os.urandom(4096)):
         with_model(bad, data)
