@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import stat
+import subprocess
 
 import pytest
 from click.testing import CliRunner
@@ -174,8 +175,6 @@ def test_models_of_a_repository(bundle, key):
 
 @pytest.mark.skipif(shutil.which("model_signing") is None, reason="OpenSSF's model_signing is not on the PATH")
 def test_openssf_model_signing_verifies_what_a_p256_key_signed(bundle, tmp_path):
-    import subprocess  # noqa: PLC0415 - one use
-
     xai("keygen", str(tmp_path / "signing"), "--type", "p256")
     xai("sign", str(bundle), "--key", str(tmp_path / "signing.key"))
     command = ["model_signing", "verify", "key", bundle, "--signature", bundle / "manifest.sig"]

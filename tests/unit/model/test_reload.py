@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import os
 import random
@@ -19,6 +20,7 @@ from xai_service.model import folder as folder_module
 from xai_service.model import repository as repository_module
 from xai_service.model.bundle import Bundle
 from xai_service.model.folder import Stamp
+from xai_service.model.manifest import FileDigest, Manifest
 from xai_service.model.repository import Repository
 from xai_service.model.snapshot import ModelSnapshot
 from xai_service.pack.signing import sign_bundle
@@ -250,10 +252,6 @@ def test_every_flipped_byte_of_every_file_is_caught_while_the_old_snapshot_serve
 
 def add_to_manifest(bundle, name):
     """Lists a file in the manifest, as `pack` would."""
-    import dataclasses  # noqa: PLC0415 - one use
-
-    from xai_service.model.manifest import FileDigest, Manifest  # noqa: PLC0415 - as above
-
     manifest = Manifest.parse((bundle / "manifest.json").read_bytes())
     files = manifest.files | {name: FileDigest.of((bundle / name).read_bytes())}
     (bundle / "manifest.json").write_bytes(dataclasses.replace(manifest, files=files).to_json())
