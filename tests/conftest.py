@@ -13,10 +13,9 @@ import xgboost as xgb
 
 from xai_service.config import ServiceConfig
 from xai_service.ledger.store import Ledger
-from xai_service.model.repository import Repository
 from xai_service.pack import pack
 from xai_service.service import ExplainService
-from xai_service.wire.server import Server
+from xai_service.wire.server import Server, open_repository
 
 # Outcomes, a judgement, and what the law protects; the demo explains each column it drops.
 _NOT_FEATURES = ["approve", "action", "reject", "gdlin", "black", "hispan", "white", "male", "married"]
@@ -66,7 +65,7 @@ def serving(repository: Path, ledger: Path, **settings):
     settings = {"listen": ("127.0.0.1:0",), **settings}
     config = ServiceConfig(repository=repository, ledger=ledger, **settings)
     store = Ledger(ledger, max_queued_entries=config.max_unrecorded_decisions)
-    server = Server(config, ExplainService(config, Repository(repository), store))
+    server = Server(config, ExplainService(config, open_repository(config), store))
     server.start()
     try:
         yield server

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from xai_service.cli_keys import keygen, load_key, sign_command, verify_bundle
 from xai_service.config import ServiceConfig
 from xai_service.errors import XaiError
 
@@ -88,6 +89,7 @@ class _Finite(click.FloatRange):
         return number
 
 
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout, one object for each line.")
 _target = click.option(
     "--target",
@@ -128,6 +130,7 @@ def main() -> None:
 )
 @click.option("--drop", multiple=True, metavar="COL", help="Column that is not a feature. May be given more than once.")
 @click.option("--raw-score", is_flag=True, help="Serve the raw score, as a regression, whatever the objective is.")
+@click.option("--sign", type=_FILE, metavar="KEY", help="Private key, from `xai keygen`, to sign the bundle with.")
 @_json
 def pack(
     *,
@@ -138,6 +141,7 @@ def pack(
     drop: tuple[str, ...],
     classes: str | None,
     raw_score: bool,
+    sign: Path | None,
     as_json: bool,
     **settings: Any,
 ) -> None:
@@ -155,6 +159,7 @@ def pack(
     except ImportError as error:
         raise _extra_missing("pack", error) from error
     native = readers.read(model, raw_score=raw_score)
+    key = None if sign is None else load_key(sign)
     with click.open_file(data, encoding="utf-8-sig") as stream:
         rows = read_rows(stream, data, native.feature_names, drop)
     _note_ignored(rows.ignored)
@@ -171,6 +176,7 @@ def pack(
             out=out,
             feature_names=list(rows.feature_names),
             classes=None if classes is None else tuple(one.strip() for one in classes.split(",")),
+            key=key,
             progress=progress,
             **settings,
         )
@@ -195,9 +201,11 @@ def _setting_options(command: Callable[..., None]) -> Callable[..., None]:
         if isinstance(hint, types.UnionType):  # `float | None`: unset is None
             hint = next(one for one in typing.get_args(hint) if one is not types.NoneType)
         multiple = typing.get_origin(hint) is tuple
+        if multiple:
+            hint = typing.get_args(hint)[0]
         command = click.option(
             f"--{flag}/--no-{flag}" if hint is bool else f"--{flag}",
-            type=str if multiple else click.Path(path_type=Path) if hint is Path else hint,
+            type=click.Path(path_type=Path) if hint is Path else hint,
             multiple=multiple,
             envvar=f"XAI_{field.name.upper()}",
             show_default=True,
@@ -325,11 +333,12 @@ def predict(
 
 
 def _served(client: Client, model: str, version: str) -> ModelStatus:
-    """The version that the service takes: the one asked for, else the last that it lists."""
+    """The version that the service takes: the one asked for, else the last that is ready."""
     known = client.models()
     versions = [one for one in known if one.model_name == model and version in ("", one.model_version)]
-    if versions and versions[-1].ready:
-        return versions[-1]
+    ready = [one for one in versions if one.ready]
+    if ready:
+        return ready[-1]
     if versions:
         raise click.ClickException(
             f"model {model!r} version {versions[-1].model_version} is not served: {versions[-1].reason}"
@@ -375,14 +384,35 @@ def decision(decision_id: str, wait_s: float, top: int | None, target: str, as_j
 
 @main.command()
 @_target
+@click.option(
+    "--repository",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="List what a server of this folder would serve, without one.",
+)
+@click.option(
+    "--require-signed",
+    multiple=True,
+    type=click.Path(exists=True, path_type=Path),
+    metavar="KEY",
+    help="With --repository: refuse as a server with these keys would.",
+)
 @_json
-def models(target: str, as_json: bool) -> None:
+def models(target: str, repository: Path | None, require_signed: tuple[Path, ...], as_json: bool) -> None:
     """List the models served, and those refused with the reason."""
     from xai_service import report
-    from xai_service.client import Client
+    from xai_service.client import Client, ModelStatus
 
-    with Client(target) as client:
-        known = client.models()
+    if require_signed and repository is None:
+        raise click.UsageError("--require-signed goes with --repository; a server has its own keys")
+    if repository is not None:
+        from xai_service.keys import load_trusted
+        from xai_service.model.repository import Repository
+
+        trusted = load_trusted(require_signed) if require_signed else None
+        known = [ModelStatus.of(entry) for entry in Repository(repository, trusted).entries()]
+    else:
+        with Client(target) as client:
+            known = client.models()
     if as_json:
         for one in known:
             click.echo(report.to_json(report.model_json(one)))
@@ -413,6 +443,10 @@ def demo(out: Path, applicants: int, as_json: bool) -> None:
         run(out, applicants, as_json=as_json)
     except ImportError as error:
         raise _extra_missing("demo", error) from error
+
+
+for command in (keygen, sign_command, verify_bundle):
+    main.add_command(command)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,14 @@ class ServiceConfig:
     """
 
     repository: Path = field(metadata={"help": "Folder of bundles, laid out NAME/VERSION/{model.onnx,manifest.json}."})
+    reload_every_s: float = _setting(
+        10.0, "Seconds between two looks at the repository for versions that came or went; 0: only at SIGHUP."
+    )
+    require_signed: tuple[Path, ...] = _setting(
+        (),
+        "Public key, or folder of them, that bundles must be signed by; may be given several times. Without any, "
+        "unsigned bundles are served too.",
+    )
     ledger: Path = field(
         default=Path("var/ledger.sqlite"), metadata={"help": "File that decisions are stored in; made when absent."}
     )
@@ -62,6 +70,7 @@ class ServiceConfig:
             if not _is_address(address):
                 raise ValueError(f"listen: {address!r} is neither host:port, port 0 to 65535, nor unix:PATH")
         for name, low, high in (
+            ("reload_every_s", 0, 86_400),
             ("default_budget_ms", 0, 3.6e6),
             ("reply_reserve_ms", 0, 3.6e6),
             ("additivity_tolerance", 0, 1),

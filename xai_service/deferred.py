@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 
 from xai_service import assemble, treeshap
@@ -23,8 +24,9 @@ _BATCH = 64
 class DeferredExplainer:
     """Explains the ledger's pending decisions, oldest first, a batch at each call.
 
-    A decision whose model is not here (or is another file now), or whose explanation cannot be recorded, stays pending;
-    the next process looks at it again. None keeps those behind it waiting.
+    A decision is explained by the very model file that decided, even if the repository let go of it meanwhile: `hold`
+    keeps it until it is no longer needed. One whose model is not here, or whose explanation cannot be recorded, stays
+    pending; it is looked at again after `look_again`, and by the next process. None keeps those behind it waiting.
     """
 
     def __init__(
@@ -34,7 +36,21 @@ class DeferredExplainer:
         self._ledger = ledger
         self._pool = pool
         self._tolerance = additivity_tolerance
+        self._lock = threading.Lock()
         self._looked_at = 0  # the ledger's sequence up to which pending decisions were looked at
+        self._from_start = False
+        # What an earlier process left is of models that are here now, if at all.
+        self._held = {entry.snapshot for entry in repository.entries() if entry.snapshot is not None}
+
+    def hold(self, model: ModelSnapshot) -> None:
+        """Keeps a model of which decisions were recorded as pending, until those are explained. Thread-safe."""
+        with self._lock:
+            self._held.add(model)
+
+    def look_again(self) -> None:
+        """Has every pending decision looked at again. Thread-safe."""
+        with self._lock:
+            self._from_start = True
 
     def __call__(self) -> bool:
         """Finishes up to a batch; returns whether there may be more.
@@ -42,6 +58,20 @@ class DeferredExplainer:
         Raises:
             Unavailable, Overloaded: the ledger cannot store them now; calling again tries the same ones.
         """
+        with self._lock:
+            held, self._held = self._held, set()
+            if self._from_start:
+                self._from_start, self._looked_at = False, 0
+        more = True
+        try:
+            more = self._finish_batch()
+        finally:
+            if more:  # those that remain may be theirs
+                with self._lock:
+                    self._held |= held
+        return more
+
+    def _finish_batch(self) -> bool:
         pending = self._ledger.pending(_BATCH, self._looked_at)
         by_model: dict[tuple[str, str, bytes], list[Decision]] = {}
         for _, decision_id in pending:
@@ -53,13 +83,9 @@ class DeferredExplainer:
             key = (decision.model_name, decision.model_version, decision.model_sha256)
             by_model.setdefault(key, []).append(decision)
         for (name, version, sha256), decisions in by_model.items():
-            try:
-                model = self._repository.get(name, version)
-            except (ModelError, ModelNotFound) as error:
-                _log.warning("%d explanations stay deferred: %s", len(decisions), error)
-                continue
-            if model.sha256 != sha256:
-                _log.warning("%d explanations stay deferred: %s %s is another file now", len(decisions), name, version)
+            model = self._repository.find(name, version, sha256)
+            if model is None:
+                _log.warning("%d explanations stay deferred: %s", len(decisions), self._why_absent(name, version))
                 continue
             try:
                 self._finish(model, decisions)
@@ -70,6 +96,13 @@ class DeferredExplainer:
         if pending:
             self._looked_at = pending[-1][0]
         return len(pending) == _BATCH
+
+    def _why_absent(self, name: str, version: str) -> str:
+        try:
+            self._repository.get(name, version)
+        except (ModelError, ModelNotFound) as error:
+            return str(error)
+        return f"{name} {version} is another file now"
 
     def _finish(self, model: ModelSnapshot, decisions: list[Decision]) -> None:
         rows, margin = stack_inputs(decisions)

@@ -10,7 +10,9 @@
     ├── ModelError              a model or bundle cannot be served or explained
     │   ├── InvalidModel        the file is not a tree ensemble this service can prove it reads rightly
     │   ├── MissingCovers       path-dependent SHAP needs covers and the file has none
-    │   └── BundleMismatch      a file of the bundle is not the one its manifest describes
+    │   ├── BundleMismatch      a file of the bundle is not the one its manifest describes
+    │   └── UntrustedBundle     not signed, or not by a key that is trusted
+    ├── InvalidKey              a file is not a key that can sign or verify
     ├── PackRefused             the conversion could not be proven equal to the native model
     ├── Overloaded              bounded queues are full; try again later
     ├── BudgetExhausted         the caller's deadline passed before a prediction could be made
@@ -80,6 +82,14 @@ class MissingCovers(ModelError):
 
 class BundleMismatch(ModelError):
     """A file of the bundle is missing, damaged or not the one that its manifest describes."""
+
+
+class UntrustedBundle(ModelError):
+    """Signed bundles are required and this one is not signed, or not by a key that is trusted."""
+
+
+class InvalidKey(XaiError):
+    """A file is not a key that can sign or verify."""
 
 
 class PackRefused(XaiError):

@@ -240,6 +240,9 @@ def model_json(model: ModelStatus) -> dict[str, Any]:
         "ready": model.ready,
         "reason": model.reason,
         "sha256": model.model_sha256,
+        "task": model.task,
+        "signed_by": model.signed_by,
+        "loaded_at": None if model.loaded_at is None else model.loaded_at.isoformat(),
         "feature_names": model.feature_names,
         "classes": model.classes,
         "allows_missing": model.allows_missing,
@@ -247,19 +250,24 @@ def model_json(model: ModelStatus) -> dict[str, Any]:
 
 
 def models_table(models: Sequence[ModelStatus]) -> str:
-    """One line for each version."""
+    """One line for each version; what is wrong with one stands below the table."""
     rows = [
         [
             one.model_name,
             one.model_version,
-            "ready" if one.ready else f"refused: {one.reason}",
+            ("changed on disk" if one.reason else "ready") if one.ready else "refused",
+            one.task or "-",
             str(len(one.feature_names)),
             ", ".join(one.classes) or "-",
+            one.signed_by[:12] or "-",
             one.model_sha256[:12],
+            "-" if one.loaded_at is None else _moment(one.loaded_at),
         ]
         for one in models
     ]
-    return table(["model", "version", "state", "features", "classes", "sha256"], rows, right=[1, 3])
+    header = ["model", "version", "state", "task", "features", "classes", "signed by", "sha256", "loaded at"]
+    reasons = [f"{one.model_name} {one.model_version}: {one.reason}" for one in models if one.reason]
+    return "\n".join([table(header, rows, right=[1, 4]), *([""] if reasons else []), *reasons])
 
 
 def decision_text(decision: Decision, labels: Mapping[str, str] | None = None, top: int | None = None) -> str:

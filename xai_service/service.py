@@ -12,6 +12,7 @@ import logging
 import threading
 import time
 import uuid
+import weakref
 from dataclasses import dataclass, replace
 
 from xai_service import assemble, treeshap
@@ -28,6 +29,7 @@ from xai_service.ledger.store import Ledger, NewEntry
 from xai_service.model.costs import FEW_ROWS, Pace
 from xai_service.model.repository import ModelEntry, Repository
 from xai_service.model.snapshot import ModelSnapshot
+from xai_service.model.watch import Watch
 from xai_service.types import Attributions, Explanations, ExplanationStatus, PredictCall, Prediction, Timings
 
 _log = logging.getLogger(__name__)
@@ -61,16 +63,21 @@ class ExplainService:
         self._admission = Admission(config.max_rows_in_flight)
         self._profiles = _Profiles()
         self._reply_cost = ReplyCost()
-        self._paces: dict[tuple[ModelSnapshot, bool], Pace] = {}  # by model and whether the rows are many
-        self._deferred = DeferredLane(DeferredExplainer(repository, ledger, self._pool, config.additivity_tolerance))
+        # For few rows and for many. By weak reference: what is known of a model goes with it.
+        self._paces: weakref.WeakKeyDictionary[ModelSnapshot, tuple[Pace, Pace]] = weakref.WeakKeyDictionary()
+        self._explainer = DeferredExplainer(repository, ledger, self._pool, config.additivity_tolerance)
+        self._deferred = DeferredLane(self._explainer)
+        self._watch = Watch(self._look_at_repository, config.reload_every_s)
 
     def start(self) -> None:
-        """Begins with the explanations that an earlier process left unfinished."""
+        """Begins with the explanations that an earlier process left unfinished, and to watch the repository."""
         self._deferred.start()
+        self._watch.start()
 
     def close(self) -> None:
         """Takes nothing more, ends the background work and closes the ledger. Requests under way should be over."""
         self._admission.close()
+        self._watch.close()
         self._deferred.close()
         self._ledger.close()
 
@@ -107,9 +114,18 @@ class ExplainService:
         """Returns what the repository holds, servable or not."""
         return self._repository.entries()
 
+    def reload(self) -> None:
+        """Has the repository looked at now, in the background. May be called by a signal handler."""
+        self._watch.ring()
+
     def pending_explanations(self) -> int:
         """Returns how many recorded decisions wait for their explanation."""
         return self._ledger.pending_count()
+
+    def _look_at_repository(self) -> None:
+        if self._repository.reload(stop=lambda: self._watch.closing):
+            self._explainer.look_again()  # what waits in the ledger may be of the models that came
+            self._deferred.wake()
 
     def _default_budget_ms(self, model: ModelSnapshot, call: PredictCall) -> float | None:
         """The bundle's binds every request; the service's own is for where neither bundle nor request names one."""
@@ -122,7 +138,8 @@ class ExplainService:
     ) -> tuple[Prediction, Explanations, Timings]:
         """Runs both at once, and waits for the explanation no longer than the deadline says, if it is worth a try."""
         method = model.method_for(len(call.rows))
-        pace = self._paces.setdefault((model, len(call.rows) >= FEW_ROWS), Pace())
+        paces = self._paces.get(model) or self._paces.setdefault(model, (Pace(), Pace()))
+        pace = paces[len(call.rows) >= FEW_ROWS]
         calibrated_us = model.costs.explain_us(len(call.rows), self._pool.threads)
 
         def remaining_s() -> float | None:
@@ -195,6 +212,7 @@ class ExplainService:
             ]
         )
         if any(deferred):
+            self._explainer.hold(model)
             self._deferred.wake()
         finished_ns = time.monotonic_ns()
         self._reply_cost.observe(len(ids), (finished_ns - started_ns) / 1e6)
@@ -209,7 +227,8 @@ class _Profiles:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._by_model: dict[ModelSnapshot, FeatureProfile] = {}
+        # By weak reference: a model's statistics go with it.
+        self._by_model: weakref.WeakKeyDictionary[ModelSnapshot, FeatureProfile] = weakref.WeakKeyDictionary()
 
     def check_and_merge(self, call: PredictCall, model: ModelSnapshot) -> None:
         """Folds the rows in when they are the model's, else raises InvalidInput and leaves no trace of them."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import numpy as np
+from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 NAMES = ("income", "debt", "age")
 CLASSES = ("denied", "approved")
 SHA256 = "ab" * 32
+LOADED_AT = Timestamp(seconds=1772359200)  # 2026-03-01 10:00 UTC
 WEIGHTS = {1: np.array([[0.5], [-2.0], [0.0]]), 2: np.array([[0.5, 0.0], [-2.0, 1.0], [0.0, 3.0]])}
 METHOD = pb.Method(algorithm="path_dependent_treeshap", variant="scalar-f64", isa="portable")
 
@@ -44,8 +46,12 @@ class FakeService(pb_grpc.DecisionServiceServicer):
                 feature_names=NAMES,
                 classes=CLASSES,
                 allows_missing=[False, True, True],
+                task="binary_classification",
+                signed_by="cd" * 32,
+                loaded_at=LOADED_AT,
+                reason=reason,
             )
-            for version in ("9", "10")
+            for version, reason in (("9", ""), ("10", "its files changed"))
         ] + [pb.ModelStatus(model_name="broken", model_version="1", reason="no covers in the file")]
 
     def Predict(self, request: pb.PredictRequest, context: grpc.ServicerContext) -> pb.PredictResponse:  # noqa: N802

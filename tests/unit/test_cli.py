@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import logging
+import re
 import subprocess
 import sys
 from datetime import datetime, timedelta
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from click.testing import Result
 
-COMMANDS = ("pack", "serve", "predict", "decision", "models", "demo")
+COMMANDS = ("pack", "sign", "verify-bundle", "keygen", "serve", "predict", "decision", "models", "demo")
 GOOD = "age,debt,income\n30,1.5,2\n,0.25,4\n"
 
 
@@ -234,8 +235,10 @@ def test_predict_takes_the_version_that_the_service_would(service: FakeService, 
     assert service.requests[-1].model_version == "9.10"
     newest.ready, newest.reason = False, "damaged"
     service.models[2] = newest
-    error = one_error(xai("predict", *options, stdin=GOOD))
-    assert error == "model 'loan' version 9.10 is not served: damaged"  # as the service would say
+    assert xai("predict", *options, stdin=GOOD).exit_code == 0
+    assert service.requests[-1].model_version == "10"  # the highest that can be served
+    error = one_error(xai("predict", *options, "--version", "9.10", stdin=GOOD))
+    assert error == "model 'loan' version 9.10 is not served: damaged"
 
 
 def test_a_batch_that_is_refused_is_named_by_its_rows(
@@ -330,11 +333,17 @@ def test_an_unknown_decision_is_an_error(service: FakeService, target: str) -> N
 
 def test_models(target: str) -> None:
     lines = xai("models", "--target", target).stdout.splitlines()
-    assert lines[1].split() == ["loan", "9", "ready", "3", "denied,", "approved", "abababababab"]
-    assert "refused: no covers in the file" in lines[3]
-    assert len({line.index("  ") for line in lines[1:3]}) == 1
+    assert re.split(r" {2,}", lines[1]) == [
+        "loan", "9", "ready", "binary_classification", "3", "denied, approved", "cdcdcdcdcdcd", "abababababab",
+        "2026-03-01 10:00:00 UTC",
+    ]  # fmt: skip
+    assert re.split(r" {2,}", lines[2])[2:3] == ["changed on disk"]
+    assert lines[3].split()[:3] == ["broken", "1", "refused"]
+    assert lines[4:] == ["", "loan 10: its files changed", "broken 1: no covers in the file"]
     known = [json.loads(line) for line in xai("models", "--target", target, "--json").stdout.splitlines()]
     assert [(one["model"], one["version"], one["ready"]) for one in known][2] == ("broken", "1", False)
+    assert [one["loaded_at"] for one in known] == ["2026-03-01T10:00:00+00:00"] * 2 + [None]
+    assert [(one["task"], one["signed_by"][:2]) for one in known][1:] == [("binary_classification", "cd"), ("", "")]
 
 
 def test_target_is_taken_from_the_environment(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -447,6 +456,7 @@ def test_pack_matches_columns_by_name(booster: Path, tmp_path: Path, monkeypatch
         "favourable_class": "yes",
         "latency_budget_ms": None,
         "missing": "seen",
+        "key": None,
     }
 
 

@@ -16,6 +16,7 @@ FIELDS = {field.name: field for field in dataclasses.fields(ServiceConfig)}
 NUMBERS = [name for name, field in FIELDS.items() if isinstance(field.default, (int, float))]
 ZERO_MEANS_SOMETHING = {
     "default_budget_ms",
+    "reload_every_s",
     "reply_reserve_ms",
     "additivity_tolerance",
     "max_waiting_rpcs",
@@ -29,7 +30,7 @@ def config(**settings):
 
 
 def test_the_settings_are_all_here():
-    assert set(FIELDS) == {*NUMBERS, "repository", "ledger", "listen"}
+    assert set(FIELDS) == {*NUMBERS, "repository", "ledger", "listen", "require_signed"}
     assert all(field.metadata["help"] for field in FIELDS.values())
 
 
@@ -94,7 +95,7 @@ def test_each_setting_is_a_flag_and_an_environment_variable(name):
     assert option.opts == ["--" + name.replace("_", "-")]
     assert option.envvar == f"XAI_{name.upper()}"
     assert option.help == FIELDS[name].metadata["help"]
-    assert option.multiple == (name == "listen")
+    assert option.multiple == (name in ("listen", "require_signed"))
     assert option.required == (name == "repository")
     if not option.required:
         assert option.default == FIELDS[name].default

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
+import shutil
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -124,11 +127,10 @@ def test_what_cannot_be_finished_is_looked_at_once_in_a_process_and_again_in_the
 ):
     model = repository.get("loan")
     ids = record(ledger, model, rows[:3])
-    get = Repository.get
-    monkeypatch.setattr(Repository, "get", lambda self, _name, version: get(self, "not here", version))
-    explainer = DeferredExplainer(repository, ledger, pool, 1e-5)
-    finish(explainer)
-    monkeypatch.setattr(Repository, "get", get)
+    with monkeypatch.context() as patched:
+        patched.setattr(Repository, "find", lambda *_: None)
+        explainer = DeferredExplainer(repository, ledger, pool, 1e-5)
+        finish(explainer)
     finish(explainer)
     assert statuses(ledger, ids) == {DEFERRED}
     later = record(ledger, model, rows[3:5])
@@ -137,6 +139,51 @@ def test_what_cannot_be_finished_is_looked_at_once_in_a_process_and_again_in_the
     assert statuses(ledger, ids) == {DEFERRED}
     finish()  # the next process
     assert statuses(ledger, ids) == {COMPLETE}
+
+
+def test_what_waited_for_a_model_is_finished_when_it_comes(repository, ledger, rows, pool, finish, monkeypatch):
+    ids = record(ledger, repository.get("loan"), rows[:3])
+    explainer = DeferredExplainer(repository, ledger, pool, 1e-5)
+    with monkeypatch.context() as patched:
+        patched.setattr(Repository, "find", lambda *_: None)
+        finish(explainer)
+    assert statuses(ledger, ids) == {DEFERRED}
+    explainer.look_again()
+    finish(explainer)
+    assert statuses(ledger, ids) == {COMPLETE}
+
+
+def test_a_model_that_is_gone_explains_what_it_decided_and_is_then_let_go(
+    loan_repository, ledger, rows, pool, tmp_path, monkeypatch
+):
+    folder = tmp_path / "repository"
+    shutil.copytree(loan_repository, folder)
+    repository = Repository(folder)
+    explainer = DeferredExplainer(repository, ledger, pool, 1e-5)
+    assert not explainer()  # what an earlier process left: nothing
+    model = repository.get("loan")
+    ids = record(ledger, model, rows[:100])
+    explainer.hold(model)
+    here, amend = weakref.ref(model), ledger.amend
+    del model
+    shutil.rmtree(folder / "loan")
+    repository.reload()
+    assert repository.entries() == []
+
+    def full(*_):
+        raise Unavailable("the disk is full")
+
+    monkeypatch.setattr(ledger, "amend", full)
+    with pytest.raises(Unavailable):
+        explainer()
+    monkeypatch.setattr(ledger, "amend", amend)
+    assert explainer()  # a batch, and there are more
+    gc.collect()
+    assert here() is not None
+    assert not explainer()
+    assert statuses(ledger, ids) == {COMPLETE}
+    gc.collect()
+    assert here() is None
 
 
 class BrokenJob:

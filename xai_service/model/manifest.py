@@ -8,6 +8,7 @@ non-finite numbers are refused with the path of the key, so that a typo never si
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import re
@@ -23,8 +24,11 @@ if TYPE_CHECKING:
 SCHEMA = "xai.bundle/2"
 MODEL_FILE = "model.onnx"
 MANIFEST_FILE = "manifest.json"
+SIGNATURE_FILE = "manifest.sig"
 MAX_MANIFEST_BYTES = 16 << 20
 MAX_MODEL_BYTES = 1 << 30
+MAX_FILES = 32  # that a manifest may list, the model among them
+MAX_OTHER_BYTES = 256 << 20  # of all files but the model together
 
 Task = Literal[
     "binary_classification", "multiclass_classification", "multilabel_classification", "regression", "ranking"
@@ -96,6 +100,11 @@ class FileDigest:
     sha256: str
     size_bytes: int
 
+    @staticmethod
+    def of(data: bytes) -> FileDigest:
+        """Returns the digest of a file that holds ``data``."""
+        return FileDigest(hashlib.sha256(data).hexdigest(), len(data))
+
 
 @dataclass(frozen=True, slots=True)
 class Parity:
@@ -151,7 +160,7 @@ class Manifest:
             Else ``None``: of several classes the one with the greatest margin is the label.
         favourable_class: the class that is good news for the person decided about, or ``None``.
         latency_budget_ms: budget of every request, in milliseconds (one may ask for less), or ``None``.
-        files: digest of each file beside the manifest.
+        files: digest of each file beside the manifest, by name; ``model.onnx`` is one of them.
         parity: the certificate.
         made_by: version of each tool that made the bundle.
     """
@@ -425,17 +434,29 @@ def _budget(value: Any) -> float | None:
 
 def _files(value: Any) -> dict[str, FileDigest]:
     files = _mapping(value, "files")
-    if files.keys() != {MODEL_FILE}:
-        _wrong("files", f"must describe {json.dumps(MODEL_FILE)} and nothing else")
-    path = f"files[{json.dumps(MODEL_FILE)}]"
-    fields = _object(files[MODEL_FILE], path, FileDigest)
+    if MODEL_FILE not in files:
+        _wrong("files", f"must describe {json.dumps(MODEL_FILE)}")
+    if len(files) > MAX_FILES:
+        _wrong("files", f"has {len(files)} entries; at most {MAX_FILES} are accepted")
+    digests = {name: _digest(name, entry) for name, entry in files.items()}
+    others = sum(digest.size_bytes for name, digest in digests.items() if name != MODEL_FILE)
+    if others > MAX_OTHER_BYTES:
+        _wrong("files", f"{others} bytes beside the model; at most {MAX_OTHER_BYTES} are accepted")
+    return digests
+
+
+def _digest(name: str, value: Any) -> FileDigest:
+    path = f"files[{json.dumps(name[:64])}]"
+    if not is_name(name) or name in (MANIFEST_FILE, SIGNATURE_FILE):
+        _wrong(path, "is no name that a file beside the manifest may have")
+    fields = _object(value, path, FileDigest)
     sha256 = _text(fields["sha256"], f"{path}.sha256")
     if _SHA256.fullmatch(sha256) is None:
         _wrong(f"{path}.sha256", "must be 64 lower-case hexadecimal digits")
     size = _count(fields["size_bytes"], f"{path}.size_bytes")
     if size > MAX_MODEL_BYTES:
         _wrong(f"{path}.size_bytes", f"{size} bytes; at most {MAX_MODEL_BYTES} are accepted")
-    return {MODEL_FILE: FileDigest(sha256, size)}
+    return FileDigest(sha256, size)
 
 
 def _parity(value: Any) -> Parity:

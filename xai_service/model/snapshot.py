@@ -20,7 +20,7 @@ from xai_service.treeshap import compile_explainer, method_for
 from xai_service.types import Float32Array, Float64Array, Int64Array, Method, Prediction
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class ModelSnapshot:
     """A bundle whose file is both served by ONNX Runtime and explained by the kernel.
 
@@ -44,12 +44,16 @@ class ModelSnapshot:
 
     @classmethod
     def load(cls, folder: Path) -> ModelSnapshot:
-        """Returns the bundle in ``folder``, checked.
+        """Returns the bundle in ``folder``, checked. Raises as `Bundle.load` and `of` do."""
+        return cls.of(Bundle.load(folder))
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> ModelSnapshot:
+        """Returns the bundle, ready to serve.
 
         Raises:
             ModelError: it cannot be served and explained; says why.
         """
-        bundle = Bundle.load(folder)
         manifest = bundle.manifest
         model = parse_model(bundle.onnx_bytes)
         # The forest first: it refuses cycles, on which ONNX Runtime might run for ever.

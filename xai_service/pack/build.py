@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import math
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,12 +24,13 @@ from xai_service.model.manifest import (
     Manifest,
     Parity,
 )
-from xai_service.pack import onnx_writer, parity, readers, rows
+from xai_service.pack import onnx_writer, parity, readers, rows, signing
 from xai_service.pack.publish import destination, publish
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from xai_service.keys import PrivateKey
     from xai_service.pack.native import NativeModel
 
 _DEFAULT_THRESHOLD = 0.5
@@ -51,6 +51,7 @@ def pack(
     latency_budget_ms: float | None = None,
     missing: Literal["seen", "all", "none"] = "seen",
     raw_score: bool = False,
+    key: PrivateKey | None = None,
     progress: Callable[[str, float], None] | None = None,
 ) -> Path:
     """Writes the bundle ``out/name/version`` and returns its directory.
@@ -75,6 +76,7 @@ def pack(
         missing: which features may be NaN when served: those that are in ``X``, all, or none.
         raw_score: pack the model as a regression of its margin, whatever its objective is: the way for custom
             objectives, whose margins only their author can interpret.
+        key: signs the bundle, ``PrivateKey.load(path)`` of `xai_service.keys`; ``None`` leaves it unsigned.
         progress: is told the stage and the share done of the whole, 0 to 1.
 
     Raises:
@@ -134,9 +136,10 @@ def pack(
         progress=lambda share: tell("prove", 0.2 + 0.7 * share),
     )
     tell("write", 0.9)
-    digest = FileDigest(hashlib.sha256(data).hexdigest(), len(data))
-    manifest = _checked(dataclasses.replace(draft, files={MODEL_FILE: digest}, parity=certificate))
-    publish(path, {MODEL_FILE: data, MANIFEST_FILE: manifest.to_json()})
+    files = {MODEL_FILE: data}
+    digests = {file: FileDigest.of(content) for file, content in files.items()}
+    manifest = _checked(dataclasses.replace(draft, files=digests, parity=certificate))
+    publish(path, files | signing.manifest_files(manifest, key))
     tell("done", 1.0)
     return path
 

@@ -375,6 +375,9 @@ def _read_model(message: Any) -> ModelStatus:
         feature_names=tuple(message.feature_names),
         classes=tuple(message.classes),
         allows_missing=tuple(message.allows_missing),
+        task=message.task,
+        signed_by=message.signed_by,
+        loaded_at=message.loaded_at.ToDatetime(tzinfo=UTC) if message.HasField("loaded_at") else None,
     )
 
 

@@ -16,6 +16,7 @@ from xai_service.model.repository import ModelEntry
 from xai_service.service import PredictReply
 from xai_service.types import ExplanationStatus, Float32Array, Method, PredictCall, Timings
 from xai_service.wire.gen.xai.v1 import decision_service_pb2 as pb
+from xai_service.wire.results import ModelStatus
 from xai_service.wire.tensors import from_tensor, to_tensor
 
 STATUSES = {
@@ -141,17 +142,9 @@ def encode_explanation(explanation: Explanation) -> pb.Explanation:
 
 def encode_model(entry: ModelEntry) -> pb.ModelStatus:
     """Returns what the repository knows of one version."""
-    snapshot = entry.snapshot
-    return pb.ModelStatus(
-        model_name=entry.name,
-        model_version=entry.version,
-        ready=snapshot is not None,
-        reason="" if entry.error is None else str(entry.error),
-        model_sha256="" if snapshot is None else snapshot.sha256.hex(),
-        feature_names=() if snapshot is None else snapshot.feature_names,
-        classes=() if snapshot is None else snapshot.manifest.classes,
-        allows_missing=() if snapshot is None else (f.allows_missing for f in snapshot.manifest.features),
-    )
+    status = ModelStatus.of(entry)
+    fields = {name: getattr(status, name) for name in ModelStatus.__slots__ if name != "loaded_at"}
+    return pb.ModelStatus(**fields, loaded_at=_timestamp(entry.loaded_at_ns) if status.loaded_at else None)
 
 
 def _optional(array: NDArray[Any] | None) -> pb.Tensor | None:

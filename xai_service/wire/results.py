@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from xai_service.types import ExplanationStatus, Float32Array, Float64Array, Int
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime
+
+    from xai_service.model.repository import ModelEntry
 
 _MAX_ROWS_NAMED = 10
 
@@ -145,9 +147,14 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class ModelStatus:
-    """One version of one model in the repository; ``reason`` says why it is not ready.
+    """One version of one model in the repository.
 
-    ``allows_missing`` says of each feature whether a row may hold NaN there.
+    Attributes:
+        reason: why it is not ready, or what is wrong with the files of one that serves as it was loaded; else empty.
+        allows_missing: of each feature, whether a row may hold NaN there.
+        task: what it predicts; empty where it is not ready.
+        signed_by: id of the trusted key that signed it; empty where no signature was required.
+        loaded_at: UTC, or ``None`` where it is not ready.
     """
 
     model_name: str
@@ -158,6 +165,28 @@ class ModelStatus:
     feature_names: tuple[str, ...]
     classes: tuple[str, ...]
     allows_missing: tuple[bool, ...]
+    task: str
+    signed_by: str
+    loaded_at: datetime | None
+
+    @staticmethod
+    def of(entry: ModelEntry) -> ModelStatus:
+        """Returns what a service with this entry in its repository would say."""
+        snapshot = entry.snapshot
+        manifest = None if snapshot is None else snapshot.manifest
+        return ModelStatus(
+            model_name=entry.name,
+            model_version=entry.version,
+            ready=snapshot is not None,
+            reason="" if entry.error is None else str(entry.error),
+            model_sha256="" if snapshot is None else snapshot.sha256.hex(),
+            feature_names=() if snapshot is None else snapshot.feature_names,
+            classes=() if manifest is None else manifest.classes,
+            allows_missing=() if manifest is None else tuple(one.allows_missing for one in manifest.features),
+            task="" if manifest is None else manifest.task,
+            signed_by=entry.signed_by or "",
+            loaded_at=None if snapshot is None else datetime.fromtimestamp(entry.loaded_at_ns / 1e9, UTC),
+        )
 
 
 def _shap(

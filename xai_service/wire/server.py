@@ -153,30 +153,47 @@ class Server:
         self._service.close()
 
 
+def open_repository(config: ServiceConfig) -> Repository:
+    """Returns the models to serve, held to the keys that the settings name.
+
+    Raises:
+        ModelError, ModelNotFound: the folder cannot be listed.
+        InvalidKey: a key cannot be used.
+    """
+    if not config.require_signed:
+        return Repository(config.repository)
+    from xai_service.keys import load_trusted  # noqa: PLC0415 - cryptography is loaded by who uses a key
+
+    return Repository(config.repository, load_trusted(config.require_signed))
+
+
 def serve(config: ServiceConfig, on_ready: Callable[[tuple[str, ...]], None] | None = None) -> None:
-    """Serves until SIGTERM or SIGINT, then drains. Call it in the main thread.
+    """Serves until SIGTERM or SIGINT, then drains; looks at the repository at SIGHUP. Call it in the main thread.
 
     Args:
         config: its settings.
         on_ready: is given the addresses once requests are answered, ports resolved.
 
     Raises:
-        XaiError: the repository, the ledger or an address cannot be used.
+        XaiError: the repository, a key, the ledger or an address cannot be used.
     """
     wanted = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: wanted.set())
-    repository = Repository(config.repository)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
+    repository = open_repository(config)
     if not any(entry.snapshot for entry in repository.entries()):
         reasons = "; ".join(f"{e.name} {e.version}: {e.error}" for e in repository.entries()) or "it is empty"
         raise Unavailable(f"no model in {config.repository} can be served: {reasons}")
     ledger = Ledger(config.ledger, max_queued_entries=config.max_unrecorded_decisions)
     try:
-        server = Server(config, ExplainService(config, repository, ledger))
+        service = ExplainService(config, repository, ledger)
+        server = Server(config, service)
     except BaseException:
         ledger.close()
         raise
     server.start()
+    signal.signal(signal.SIGHUP, lambda *_: service.reload())
     try:
         _log.info("listening on %s", ", ".join(server.addresses))
         if on_ready is not None:
@@ -184,4 +201,5 @@ def serve(config: ServiceConfig, on_ready: Callable[[tuple[str, ...]], None] | N
         wanted.wait()
         _log.info("draining")
     finally:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         server.stop()

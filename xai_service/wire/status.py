@@ -32,6 +32,8 @@ CODES: dict[type[errors.XaiError], int] = {
     errors.InvalidModel: code_pb2.FAILED_PRECONDITION,
     errors.MissingCovers: code_pb2.FAILED_PRECONDITION,
     errors.BundleMismatch: code_pb2.FAILED_PRECONDITION,
+    errors.UntrustedBundle: code_pb2.FAILED_PRECONDITION,
+    errors.InvalidKey: code_pb2.FAILED_PRECONDITION,
     errors.PackRefused: code_pb2.FAILED_PRECONDITION,
     errors.Overloaded: code_pb2.RESOURCE_EXHAUSTED,
     errors.BudgetExhausted: code_pb2.DEADLINE_EXCEEDED,

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xai_service.errors import BundleMismatch, InvalidModel, ModelNotFound
+from xai_service.model.folder import list_folder
 from xai_service.model.repository import Repository, version_key
 
 if TYPE_CHECKING:
@@ -97,7 +98,12 @@ def test_a_broken_bundle_stops_no_other(
     with pytest.raises(BundleMismatch, match=r"model 'loan' version '2' cannot be served: .*expected SHA-256"):
         repository.get("loan", "2")
     with pytest.raises(BundleMismatch, match="version '3' cannot be served"):
-        repository.get("loan")  # never an older one in silence
+        repository.get("loan", "3")
+    assert repository.get("loan").manifest.version == "1"  # a bad push does not take the model down
+    (damaged.parents[1] / "ill" / "1").mkdir(parents=True)
+    (damaged.parents[1] / "ill" / "2").mkdir()
+    with pytest.raises(BundleMismatch, match="model 'ill' version '2' cannot be served"):
+        Repository(good.parents[1]).get("ill")
     with pytest.raises(ModelNotFound, match="no model is named 'empty'"):
         repository.get("empty")
     assert "model loan version 2 is not served" in caplog.text
@@ -144,14 +150,14 @@ def test_folders_that_cannot_be_listed(
 ) -> None:
     root = write_bundle(regression, "loan", "1").parents[1]
     (root / "aaa" / "1").mkdir(parents=True)
-    original = Path.iterdir
 
-    def iterdir(path: Path):
+    def refuse_aaa(path: Path):
         if path.name == "aaa":
             raise PermissionError(13, "Permission denied", str(path))
-        return original(path)
+        return list_folder(path)
 
-    monkeypatch.setattr(Path, "iterdir", iterdir)  # the tests may run as root, whom no permission stops
+    # The tests may run as root, whom no permission stops.
+    monkeypatch.setattr("xai_service.model.repository.list_folder", refuse_aaa)
     repository = Repository(root)
     assert repository.get("loan").manifest.version == "1"
     assert "aaa cannot be listed: " in caplog.text
@@ -162,10 +168,10 @@ def test_a_bundle_that_fails_in_an_unforeseen_way_of_the_disk(
 ) -> None:
     root = write_bundle(regression, "loan", "1").parents[1]
 
-    def fail(_: Path) -> None:
+    def fail(*_: object) -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("xai_service.model.repository.ModelSnapshot.load", fail)
+    monkeypatch.setattr("xai_service.model.repository.ModelSnapshot.of", fail)
     with pytest.raises(InvalidModel, match=r"version '1' cannot be served: cannot be read: .*Input/output error"):
         Repository(root).get("loan")
 
@@ -180,7 +186,7 @@ def test_repositories_that_are_none(tmp_path: Path) -> None:
             Repository(path)
 
 
-def test_a_repository_does_not_change_with_its_folder(
+def test_a_repository_does_not_change_before_it_looks_again(
     regression: onnx.ModelProto, write_bundle: Callable[..., Path]
 ) -> None:
     root = write_bundle(regression, "loan", "1").parents[1]

@@ -219,7 +219,7 @@ class ListModelsResponse(_message.Message):
     def __init__(self, models: _Optional[_Iterable[_Union[ModelStatus, _Mapping]]] = ...) -> None: ...
 
 class ModelStatus(_message.Message):
-    __slots__ = ("model_name", "model_version", "ready", "reason", "model_sha256", "feature_names", "classes", "allows_missing")
+    __slots__ = ("model_name", "model_version", "ready", "reason", "model_sha256", "feature_names", "classes", "allows_missing", "task", "signed_by", "loaded_at")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
@@ -228,6 +228,9 @@ class ModelStatus(_message.Message):
     FEATURE_NAMES_FIELD_NUMBER: _ClassVar[int]
     CLASSES_FIELD_NUMBER: _ClassVar[int]
     ALLOWS_MISSING_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    SIGNED_BY_FIELD_NUMBER: _ClassVar[int]
+    LOADED_AT_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: str
     ready: bool
@@ -236,4 +239,7 @@ class ModelStatus(_message.Message):
     feature_names: _containers.RepeatedScalarFieldContainer[str]
     classes: _containers.RepeatedScalarFieldContainer[str]
     allows_missing: _containers.RepeatedScalarFieldContainer[bool]
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., ready: bool = ..., reason: _Optional[str] = ..., model_sha256: _Optional[str] = ..., feature_names: _Optional[_Iterable[str]] = ..., classes: _Optional[_Iterable[str]] = ..., allows_missing: _Optional[_Iterable[bool]] = ...) -> None: ...
+    task: str
+    signed_by: str
+    loaded_at: _timestamp_pb2.Timestamp
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., ready: bool = ..., reason: _Optional[str] = ..., model_sha256: _Optional[str] = ..., feature_names: _Optional[_Iterable[str]] = ..., classes: _Optional[_Iterable[str]] = ..., allows_missing: _Optional[_Iterable[bool]] = ..., task: _Optional[str] = ..., signed_by: _Optional[str] = ..., loaded_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
