@@ -26,12 +26,15 @@ from xai_service.model.manifest import (
     Parity,
 )
 from xai_service.pack import onnx_writer, parity, rows
+from xai_service.pack.card import read_statements
 from xai_service.pack.forest import read_trees
+from xai_service.pack.provenance import find_out, prove_monotonicity
 from xai_service.pack.publish import destination, publish
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from xai_service.pack.card import Features, Statements
     from xai_service.pack.native import NativeModel
 
 _DEFAULT_CLASSES = ("0", "1")
@@ -52,6 +55,8 @@ def pack(
     favourable_class: str | None = None,
     latency_budget_ms: float | None = None,
     missing: Literal["seen", "all", "none"] = "seen",
+    provenance: Statements | None = None,
+    features: Features | None = None,
     progress: Callable[[str, float], None] | None = None,
 ) -> Path:
     """Writes the bundle ``out/name/version`` and returns its directory.
@@ -71,6 +76,9 @@ def pack(
         favourable_class: which class is good news for the person decided about.
         latency_budget_ms: budget of every request, in milliseconds; a request may ask for less.
         missing: which features may be NaN when served: those that are in ``X``, all, or none.
+        provenance: what you state of the model, for its card: the path of a TOML card (``docs/card.toml`` is one), a
+            mapping with the same keys, or a `Provenance`. All of it is optional; nothing is made up for the rest.
+        features: what you state of features, by name, as in a card's ``[features]``.
         progress: is told the stage and the share done of the whole, 0 to 1.
 
     Raises:
@@ -84,7 +92,8 @@ def pack(
     if values.shape[1] != native.n_features:
         raise PackRefused(f"X has {values.shape[1]} columns, the model takes {native.n_features}")
     names = rows.name_features(native.n_features, given=feature_names, model=native.feature_names, columns=columns)
-    features = rows.describe_features(values, names, missing)
+    described = rows.describe_features(values, names, missing)
+    origin = find_out(read_statements(provenance, features, names), native, values, names)
     is_classifier = native.task == "binary_classification"
     if not is_classifier and (tuple(classes), threshold) != (_DEFAULT_CLASSES, _DEFAULT_THRESHOLD):
         raise PackRefused("the model is a regression: it has no classes and no threshold")
@@ -99,7 +108,7 @@ def pack(
             task=native.task,
             link=native.link,
             cover=native.cover,
-            features=features,
+            features=described,
             classes=tuple(classes) if is_classifier else (),
             threshold=_number("threshold", threshold) if is_classifier else None,
             favourable_class=favourable_class,
@@ -107,10 +116,12 @@ def pack(
             files={MODEL_FILE: FileDigest("0" * 64, 0)},
             parity=_UNPROVEN,
             made_by=_made_by(native),
+            provenance=origin,
         )
     )
     tell("convert", 0.1)
     trees = read_trees(native)
+    origin = prove_monotonicity(origin, trees, names)
     data = onnx_writer.write_onnx(
         trees,
         base=native.base,
@@ -133,7 +144,7 @@ def pack(
     )
     tell("write", 0.9)
     digest = FileDigest(hashlib.sha256(data).hexdigest(), len(data))
-    manifest = _checked(dataclasses.replace(draft, files={MODEL_FILE: digest}, parity=certificate))
+    manifest = _checked(dataclasses.replace(draft, files={MODEL_FILE: digest}, parity=certificate, provenance=origin))
     publish(path, {MODEL_FILE: data, MANIFEST_FILE: manifest.to_json()})
     tell("done", 1.0)
     return path

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from xai_service.model.manifest import Cover, Link, Task
+    from xai_service.model.provenance import Monotonicity, Scalar
     from xai_service.types import Float32Array
 
 
@@ -36,3 +37,5 @@ class NativeModel:
     n_features: int
     feature_names: tuple[str, ...] | None
     predict: Callable[[Float32Array], tuple[Float32Array, Float32Array]]
+    hyper_parameters: Mapping[str, Scalar] = field(default_factory=dict)
+    monotonicity: tuple[Monotonicity, ...] | None = None

@@ -12,6 +12,7 @@ import treelite
 import xgboost
 
 from xai_service.errors import PackRefused
+from xai_service.pack import xgboost_training
 from xai_service.pack.native import NativeModel
 
 if TYPE_CHECKING:
@@ -76,6 +77,8 @@ def read(model: Any) -> NativeModel:
         n_features=booster.num_features(),
         feature_names=None if booster.feature_names is None else tuple(booster.feature_names),
         predict=_predictor(booster, rounds, raw=objective == "binary:logitraw"),
+        hyper_parameters=xgboost_training.hyper_parameters(model, booster, rounds),
+        monotonicity=xgboost_training.monotonicity(booster),
     )
 
 
