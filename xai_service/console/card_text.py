@@ -7,6 +7,7 @@ import textwrap
 from typing import TYPE_CHECKING
 
 from xai_service.console.model_card import NOT_STATED
+from xai_service.console.waterfall import UNPRINTABLE
 from xai_service.report import table
 
 if TYPE_CHECKING:
@@ -20,16 +21,16 @@ _CELL = 32
 _ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
 # What CommonMark and GitHub's tables read as more than itself, anywhere and at the start of a line.
 _SPECIAL = re.compile(r"[\\`*_\[\]<>|~&#$]")
-_OPENING = re.compile(r"^(\s*)([-+=]|\d+(?=[.)]))", re.MULTILINE)
+_OPENING = re.compile(r"^(?=[-+=]|\d+[.)])", re.MULTILINE)
 
 
 def card_terminal(card: ModelCard) -> str:
     """Returns the card for a terminal of 100 columns; long tables and texts are cut short, and say so."""
-    parts = [f"{card.name} version {card.version}\n{card.summary}"]
+    parts = [f"{card.name} version {card.version}\n{_wrapped(card.summary, '')}"]
     if card.description:
         parts.append(_wrapped(_shortened(card.description, 400), ""))
     parts += [_terminal_section(section) for section in card.sections if section.key != "limits"]
-    return "\n\n".join(parts)
+    return _printable("\n\n".join(parts))
 
 
 def _terminal_section(section: Section) -> str:
@@ -82,7 +83,7 @@ def card_markdown(card: ModelCard) -> str:
         for one in section.tables:
             cells = [tuple(_cell(cell) for cell in row) for row in one.rows]
             lines += ["", f"**{one.caption}**", "", *_markdown_table(one.columns, cells, one.numeric)]
-    return "\n".join(lines) + "\n"
+    return _printable("\n".join(lines) + "\n")
 
 
 def _markdown_value(fact: Fact) -> str:
@@ -104,5 +105,11 @@ def _cell(text: str) -> str:
 
 def _escaped(text: str) -> str:
     # As entities, since a backslash before "|" and "<" is read differently by different readers.
-    plain = _SPECIAL.sub(lambda found: f"&#{ord(found[0])};", text)
-    return _OPENING.sub(lambda found: f"{found[1]}&#8203;{found[2]}", plain)
+    lines = "\n".join(line.strip() for line in text.split("\n"))  # four spaces would open a block of code
+    plain = _SPECIAL.sub(lambda found: f"&#{ord(found[0])};", lines)
+    return _OPENING.sub("&#8203;", plain)
+
+
+def _printable(text: str) -> str:
+    """Without what could steer a terminal, or turn around the text beside it."""
+    return UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)

@@ -33,7 +33,7 @@ _RELATIONS = {
     False: "they are not the training data",
     None: "whether they are the training data is not stated",
 }
-_DIRECTIONS = {1: "rising", -1: "falling", 0: "none"}
+_DIRECTIONS = {1: "↑ rising", -1: "↓ falling", 0: "none"}
 
 Style = Literal["plain", "prose", "code"]
 
@@ -113,7 +113,7 @@ def model_card(manifest: Manifest, manifest_sha256: str, signature: Signature | 
         glance=(
             ("Owner", manifest.provenance.owner),
             ("Signature", _NOT_CHECKED if signature is None else signature.text),
-            ("Proof of conversion", f"{_count(manifest.parity.splits_tested, 'split')} tested, none differs"),
+            ("Proof of conversion", f"{_splits(manifest)} tested, none differs"),
             ("Packed", manifest.created_at[:10]),
         ),
         sections=(
@@ -167,13 +167,13 @@ def _features(manifest: Manifest) -> Section:
     known = [(feature, manifest.provenance.facts_of(feature.name)) for feature in manifest.features]
     protected = [feature.name for feature, facts in known if facts.protected]
     unstated = sum(facts.protected is None for _, facts in known)
-    text = f"{_count(len(known), 'column')}, in this order. Ranges are those of the rows given when packing."
+    text = f"{_count(len(known), 'column')}. Ranges are those of the rows given when packing."
     sensitive = _listed(protected, "and") if protected else None if unstated else "none"
     if unstated and (protected or unstated < len(known)):
         sensitive = f"{sensitive or 'none stated'}; not stated for {_count(unstated, 'feature')}"
     columns = ("Feature", "Description", "Type", "Range", "Missing", "Monotonicity", "Protected", "Immutable")
     rows = tuple((feature.name, *_feature_cells(feature, facts)) for feature, facts in known)
-    tables = [Table("Features", columns, rows)]
+    tables = [Table("Columns, in order", columns, rows)]
     reasons = [
         (feature.name, facts) for feature, facts in known if facts.reason_favourable or facts.reason_unfavourable
     ]
@@ -251,7 +251,7 @@ def _proof(manifest: Manifest) -> Section:
         f"The file that is served answers as {library} does. Both were asked for {_count(parity.caller_rows, 'row')} "
         f"given when packing, {_count(parity.missing_rows, 'row')} with missing values and "
         f"{_count(parity.threshold_rows, 'row')} on or just beside the thresholds of "
-        f"{parity.splits_tested:,} of the {_count(parity.splits_total, 'split')} in its trees."
+        f"{_splits(manifest)} in its trees."
     )
     facts = (
         Fact("Greatest difference of margins", f"{parity.max_margin_difference:.2g}"),
@@ -261,12 +261,17 @@ def _proof(manifest: Manifest) -> Section:
     return Section("proof", "Proof that it is the model that was trained", (text,), facts)
 
 
+def _splits(manifest: Manifest) -> str:
+    tested, total = manifest.parity.splits_tested, manifest.parity.splits_total
+    return f"{'all ' if tested == total else f'{tested:,} of the '}{_count(total, 'split')}"
+
+
 def _training(manifest: Manifest) -> Section:
     said = manifest.provenance
     code = said.code
     facts = [Fact("Code revision", None if code is None else code.revision, "code")]
     if code is not None:
-        found = {True: "there were", False: "none", None: None}[code.is_dirty]
+        found = {True: "yes", False: "no", None: None}[code.is_dirty]
         source = "read from Git where it was packed" if code.source == "git" else "stated"
         facts += [Fact("Uncommitted changes", found), Fact("Source of the revision", source)]
     if not said.hyper_parameters:
@@ -275,7 +280,7 @@ def _training(manifest: Manifest) -> Section:
     tables = (Table("Hyper-parameters", ("Name", "Value"), settings, numeric=(1,)),) if settings else ()
     libraries = tuple(sorted(manifest.made_by.items()))
     packed_by = Table("Packed by", ("Library", "Version"), libraries, numeric=(1,))
-    text = ("Hyper-parameters differ from the library's defaults, as far as the model tells, or were stated.",)
+    text = ("Hyper-parameters are those that the model itself tells of, and those that were stated.",)
     return Section("training", "Training and software", text if settings else (), tuple(facts), (*tables, packed_by))
 
 

