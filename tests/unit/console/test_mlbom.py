@@ -1,4 +1,4 @@
-"""The bill of materials is valid by the official schema, which cyclonedx-python-lib has, and says what the card says."""
+"""The bill of materials is valid by the official schema, which cyclonedx-python-lib brings, and true to the card."""
 
 from __future__ import annotations
 
