@@ -76,7 +76,7 @@ def _plain(value: Any) -> Any:
         computed = _COMPUTED.get(type(value), set())
         return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value) if f.name not in computed}
     if isinstance(value, Mapping):
-        return {key: _plain(one) for key, one in value.items()}
+        return {str(key): _plain(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(one) for one in value]
     return value.item() if isinstance(value, np.generic) else value

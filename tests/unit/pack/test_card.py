@@ -109,6 +109,7 @@ def test_features_may_be_stated_apart() -> None:
         ({"owner": 5}, "owner: must be a string, is an integer"),
         (["owner"], "must map keys of a card to what is stated, is list"),
         ({1: "x"}, "1 is not a known key"),
+        ({"features": {1: {}, "x": {}}}, "features.1: is not a feature of the model"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -150,9 +151,12 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_statements_stand_in_the_bundle(X: Float32Array, booster: xgboost.Booster, tmp_path: Path) -> None:
-    stated = {"owner": "us", "training_data": {"name": "loans"}}
+    stated = {"owner": "us", "training_data": {"name": "loans"}, "hyper_parameters": {"z": 1, "a": 2}}
     path = pack(booster, X, name="m", out=tmp_path, provenance=stated, features={"f0": {"immutable": True}})
-    found = Bundle.load(path).manifest.provenance
+    manifest = Bundle.load(path).manifest
+    assert (path / "manifest.json").read_bytes() == manifest.to_json()
+    found = manifest.provenance
+    assert list(found.hyper_parameters) == sorted(found.hyper_parameters)
     assert found.owner == "us"
     assert found.training_data == TrainingData("loans")
     assert found.features == {"f0": FeatureFacts(immutable=True)}
