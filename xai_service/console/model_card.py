@@ -21,13 +21,18 @@ _NOT_CHECKED = "not checked"
 LIBRARIES = {"catboost": "CatBoost", "lightgbm": "LightGBM", "scikit-learn": "scikit-learn", "xgboost": "XGBoost"}
 """Libraries that train models, by their names in ``made_by``."""
 
-_TASKS = {"binary_classification": "Binary classification", "regression": "Regression"}
+# What a link is applied to is the margin; what it gives is called a probability of classifiers.
 _LINKS = {
-    "logistic": "the probability is the logistic function of the margin",
-    "identity": "the prediction is the margin itself",
-    "exponential": "the prediction is the exponential of the margin",
+    "logistic": "the {output} is the logistic function of the margin",
+    "identity": "the {output} is the margin itself",
+    "exponential": "the {output} is the exponential of the margin",
+    "softmax": "the probabilities are the softmax of the margins",
 }
-_COVERS = {"sum_hessian": "sums of the loss's second derivatives over the training rows"}
+_COVERS = {
+    "sum_hessian": "sums of the loss's second derivatives over the training rows",
+    "data_count": "numbers of training rows",
+    "weighted_count": "numbers of training rows, weighted",
+}
 _RELATIONS = {
     True: "they are the training data",
     False: "they are not the training data",
@@ -131,7 +136,7 @@ def model_card(manifest: Manifest, manifest_sha256: str, signature: Signature | 
 
 
 def _task(manifest: Manifest) -> str:
-    task = _TASKS.get(manifest.task, manifest.task.replace("_", " ").capitalize())
+    task = manifest.task.replace("_", " ").capitalize()
     return f"{task}: {_listed(manifest.classes, 'or')}" if manifest.classes else task
 
 
@@ -149,7 +154,9 @@ def _use(manifest: Manifest) -> Section:
 
 def _outputs(manifest: Manifest) -> Section:
     classes = manifest.classes
-    facts = [Fact("Task", _task(manifest)), Fact("Margin", f"raw score; {_LINKS.get(manifest.link, manifest.link)}")]
+    link = _LINKS.get(manifest.link, f"the link is {manifest.link}")
+    link = link.format(output="probability" if classes else "prediction")
+    facts = [Fact("Task", _task(manifest)), Fact("Margin", f"raw score; {link}")]
     if manifest.threshold is not None and len(classes) == 2:
         rule = f"{classes[1]} where its probability is greater than {manifest.threshold:g}, else {classes[0]}"
         facts.append(Fact("Decision rule", rule))

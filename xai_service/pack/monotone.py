@@ -27,16 +27,19 @@ def proven_directions(trees: Iterable[Tree], n_features: int) -> tuple[NDArray[n
     """
     rises, falls = np.ones(n_features, bool), np.ones(n_features, bool)
     for tree in trees:
-        low = tree.leaf.astype(np.float64)
+        low = tree.leaf.astype(np.float64).reshape(len(tree.leaf), -1)  # (nodes, outputs)
         high = low.copy()
         levels = [np.zeros(1, np.int64)]
         while len(inner := levels[-1][tree.left[levels[-1]] >= 0]):
             levels[-1] = inner
             levels.append(np.concatenate((tree.left[inner], tree.right[inner])))
+        sets = getattr(tree, "set_begin", None)  # where a split asks for categories, there is no order
+        if sets is not None:
+            rises[tree.feature[np.diff(sets) > 0]] = falls[tree.feature[np.diff(sets) > 0]] = False
         for nodes in reversed(levels[:-1]):
             left, right, feature = tree.left[nodes], tree.right[nodes], tree.feature[nodes]
-            rises[feature[high[left] > low[right]]] = False
-            falls[feature[low[left] < high[right]]] = False
+            rises[feature[(high[left] > low[right]).any(axis=1)]] = False
+            falls[feature[(low[left] < high[right]).any(axis=1)]] = False
             low[nodes] = np.minimum(low[left], low[right])
             high[nodes] = np.maximum(high[left], high[right])
     return rises, falls

@@ -35,6 +35,7 @@ def table(card: ModelCard, caption: str) -> list[dict[str, str]]:
         ("Not to be used for", "Loans to businesses."),
         ("Licence", "Proprietary"),
         ("Task", "Binary classification: denied or approved"),
+        ("Margin", "raw score; the probability is the logistic function of the margin"),
         ("Decision rule", "approved where its probability is greater than 0.4, else denied"),
         ("Favourable outcome", "approved"),
         ("Latency budget", "12.5 ms for each request, at most"),
@@ -76,6 +77,7 @@ def test_what_is_not_stated_has_no_value(unstated: Manifest) -> None:
     for label in ("Metrics", "Code revision", "Hyper-parameters", "Protected attributes"):
         assert said(card, label) is None
     assert card.description is None
+    assert said(card, "Margin") == "raw score; the prediction is the exponential of the margin"
     (feature,) = table(card, "Columns, in order")
     assert feature["Protected"] == feature["Immutable"] == feature["Monotonicity"] == feature["Description"] == ""
     labels = {fact.label for section in card.sections for fact in section.facts}

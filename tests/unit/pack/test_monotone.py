@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -58,6 +59,24 @@ def test_one_leaf_in_the_wrong_order_is_enough(X: Float32Array) -> None:
     assert proven(hump) == ([False], [False])
     step = xgboost.train(parameters, xgboost.DMatrix(x, np.where(x[:, 0] < 1, 0.0, 2.0)), 1)
     assert proven(step) == ([True], [False])
+
+
+def test_several_outputs_and_categories() -> None:
+    """Of several outputs, one that falls is enough; a set of categories has no order, however the leaves stand."""
+    shape = {"left": [1, -1, -1], "right": [2, -1, -1], "feature": [0, 0, 0]}
+    tree = SimpleNamespace(**{key: np.array(value) for key, value in shape.items()})
+    for leaves, expected in (
+        ([[0, 0], [1, 2], [3, 4]], (True, False)),
+        ([[0, 0], [1, 4], [3, 2]], (False, False)),
+        ([[0, 0], [3, 4], [3, 2]], (False, True)),
+    ):
+        tree.leaf = np.array(leaves, np.float32)
+        rises, falls = proven_directions([tree], 1)  # type: ignore[list-item]
+        assert (rises[0], falls[0]) == expected
+    tree.leaf, tree.set_begin = np.array([[0], [1], [2]], np.float32), np.array([0, 2, 2, 2])
+    rises, falls = proven_directions([tree], 1)  # type: ignore[list-item]
+    assert not rises[0]
+    assert not falls[0]
 
 
 def test_an_unused_feature_does_neither(X: Float32Array) -> None:
