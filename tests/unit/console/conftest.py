@@ -97,6 +97,8 @@ def hostile(stated: Manifest) -> Manifest:
     facts = FeatureFacts(text, text, 1, False, True, None, text, long)
     return dataclasses.replace(
         stated,
+        name=text,
+        version=text,
         features=tuple(
             Feature(name, allows_missing=True, minimum=-3.4e38, maximum=3.4e38)
             for name in (text, long, "\u05e9\u05dc\u05d5\u05dd", "a\nb")

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import xgboost
+from hypothesis import given
+from hypothesis import strategies as st
 
 from xai_service.pack.forest import read_trees
 from xai_service.pack.monotone import proven_directions
@@ -59,6 +61,29 @@ def test_one_leaf_in_the_wrong_order_is_enough(X: Float32Array) -> None:
     assert proven(hump) == ([False], [False])
     step = xgboost.train(parameters, xgboost.DMatrix(x, np.where(x[:, 0] < 1, 0.0, 2.0)), 1)
     assert proven(step) == ([True], [False])
+
+
+@given(leaves=st.lists(st.integers(0, 3), min_size=8, max_size=8), features=st.lists(st.integers(0, 1), min_size=7))
+def test_every_pair_of_leaves_is_compared(leaves: list[int], features: list[int]) -> None:
+    """A full tree of depth 3 against the definition: at each split on it, every leaf here with every leaf there."""
+    tree = SimpleNamespace(
+        left=np.array([1, 3, 5, 7, 9, 11, 13, *[-1] * 8]),
+        right=np.array([2, 4, 6, 8, 10, 12, 14, *[-1] * 8]),
+        feature=np.array([*features[:7], *[0] * 8]),
+        leaf=np.array([0] * 7 + leaves, np.float32),
+    )
+
+    def below(node: int) -> list[float]:
+        if tree.left[node] < 0:
+            return [float(tree.leaf[node])]
+        return below(tree.left[node]) + below(tree.right[node])
+
+    rises, falls = proven_directions([tree], 2)  # type: ignore[list-item]
+    for feature in (0, 1):
+        splits = [node for node in range(7) if tree.feature[node] == feature]
+        pairs = [(a, b) for node in splits for a in below(tree.left[node]) for b in below(tree.right[node])]
+        assert rises[feature] == all(a <= b for a, b in pairs)
+        assert falls[feature] == all(a >= b for a, b in pairs)
 
 
 def test_several_outputs_and_categories() -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import subprocess
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -165,11 +166,13 @@ def test_without_git_there_is_no_code(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_a_git_that_hangs_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slow = tmp_path / "git"
-    slow.write_text("#!/bin/sh\nexec /bin/sleep 60\n")
+    slow.write_text(f"#!/bin/sh\n/bin/sleep 3\necho {'0' * 40}\n")  # the sleep outlives its shell
     slow.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(code_revision, "_TIMEOUT_S", 0.1)
+    started = time.monotonic()
     assert read_code(tmp_path) is None
+    assert time.monotonic() - started < 2
 
 
 def test_packing_reads_the_code_around_it(
