@@ -21,7 +21,7 @@ _CELL = 32
 _ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
 # What CommonMark and GitHub's tables read as more than itself, anywhere and at the start of a line.
 _SPECIAL = re.compile(r"[\\`*_\[\]<>|~&#$]")
-_OPENING = re.compile(r"^(?=[-+=]|\d+[.)])", re.MULTILINE)
+_OPENING = re.compile(r"^(?=[-+=]|\d+[.)])")
 
 
 def card_terminal(card: ModelCard) -> str:
@@ -70,11 +70,11 @@ def _shortened(text: str, longest: int) -> str:
 
 def card_markdown(card: ModelCard) -> str:
     """Returns the card as GitHub-flavoured Markdown. What users wrote is escaped: it stays text."""
-    lines = [f"# Model card: {_escaped(card.name)}, version {_escaped(card.version)}", "", _escaped(card.summary)]
+    lines = [f"# Model card: {_escaped(card.name)}, version {_escaped(card.version)}", "", _paragraphs(card.summary)]
     if card.description:
-        lines += ["", _escaped(card.description)]
+        lines += ["", _paragraphs(card.description)]
     for section in card.sections:
-        lines += ["", f"## {section.title}", *(f"\n{_escaped(text)}" for text in section.text)]
+        lines += ["", f"## {section.title}", *(f"\n{_paragraphs(text)}" for text in section.text)]
         if section.facts:
             lines += [
                 "",
@@ -100,14 +100,17 @@ def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], numeri
 
 
 def _cell(text: str) -> str:
-    return "<br>".join(_escaped(line) for line in text.splitlines() if line.strip())
+    return "<br>".join(_escaped(line.strip()) for line in text.splitlines() if line.strip())
+
+
+def _paragraphs(text: str) -> str:
+    lines = (_OPENING.sub("&#8203;", _escaped(line.strip())) for line in text.split("\n"))
+    return "\n".join(lines)  # stripped, since four spaces would open a block of code
 
 
 def _escaped(text: str) -> str:
     # As entities, since a backslash before "|" and "<" is read differently by different readers.
-    lines = "\n".join(line.strip() for line in text.split("\n"))  # four spaces would open a block of code
-    plain = _SPECIAL.sub(lambda found: f"&#{ord(found[0])};", lines)
-    return _OPENING.sub("&#8203;", plain)
+    return _SPECIAL.sub(lambda found: f"&#{ord(found[0])};", text)
 
 
 def _printable(text: str) -> str:

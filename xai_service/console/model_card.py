@@ -174,7 +174,7 @@ def _features(manifest: Manifest) -> Section:
     known = [(feature, manifest.provenance.facts_of(feature.name)) for feature in manifest.features]
     protected = [feature.name for feature, facts in known if facts.protected]
     unstated = sum(facts.protected is None for _, facts in known)
-    text = f"{_count(len(known), 'column')}. Ranges are those of the rows given when packing."
+    text = f"{_count(len(known), 'column')}. Ranges are those of the rows given when packing. Empty: not stated."
     sensitive = _listed(protected, "and") if protected else None if unstated else "none"
     if unstated and (protected or unstated < len(known)):
         sensitive = f"{sensitive or 'none stated'}; not stated for {_count(unstated, 'feature')}"
