@@ -21,6 +21,7 @@ import click
 
 from xai_service.cli_keys import keygen, load_key, sign_command, verify_bundle
 from xai_service.config import ServiceConfig
+from xai_service.console.inspection import inspect
 from xai_service.errors import XaiError
 
 if TYPE_CHECKING:
@@ -127,6 +128,13 @@ def main() -> None:
     default="seen",
     show_default=True,
     help="Which features may be missing when served: those that are in --data, all, or none.",
+)
+@click.option(
+    "--card",
+    "provenance",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="TOML",
+    help="What you state of the model, for its model card: owner, use, data, features; see docs/card.toml.",
 )
 @click.option("--drop", multiple=True, metavar="COL", help="Column that is not a feature. May be given more than once.")
 @click.option("--raw-score", is_flag=True, help="Serve the raw score, as a regression, whatever the objective is.")
@@ -445,9 +453,8 @@ def demo(out: Path, applicants: int, as_json: bool) -> None:
         raise _extra_missing("demo", error) from error
 
 
-for command in (keygen, sign_command, verify_bundle):
+for command in (keygen, sign_command, verify_bundle, inspect):
     main.add_command(command)
-
 
 if __name__ == "__main__":
     main()

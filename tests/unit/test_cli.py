@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from click.testing import Result
 
-COMMANDS = ("pack", "sign", "verify-bundle", "keygen", "serve", "predict", "decision", "models", "demo")
+COMMANDS = ("pack", "sign", "verify-bundle", "keygen", "serve", "predict", "decision", "models", "inspect", "demo")
 GOOD = "age,debt,income\n30,1.5,2\n,0.25,4\n"
 
 
@@ -457,6 +457,7 @@ def test_pack_matches_columns_by_name(booster: Path, tmp_path: Path, monkeypatch
         "latency_budget_ms": None,
         "missing": "seen",
         "key": None,
+        "provenance": None,
     }
 
 
@@ -466,6 +467,20 @@ def test_pack_writes_a_bundle(booster: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.stderr
     assert result.stdout == f"{tmp_path / 'loan' / '1'}\n"
     assert (tmp_path / "loan" / "1" / "model.onnx").is_file()
+
+
+def test_pack_takes_a_card(booster: Path, tmp_path: Path) -> None:
+    card = tmp_path / "card.toml"
+    card.write_text('owner = "Credit Risk"\n[features.income]\nunit = "USD"\n')
+    options = ("--name", "loan", "--out", str(tmp_path), "--card", str(card))
+    stdin = GOOD.replace("\n,", "\n1,")
+    result = xai("pack", str(booster), "--data", "-", *options, stdin=stdin)
+    assert result.exit_code == 0, result.stderr
+    provenance = json.loads((tmp_path / "loan" / "1" / "manifest.json").read_text())["provenance"]
+    assert (provenance["owner"], provenance["features"]["income"]["unit"]) == ("Credit Risk", "USD")
+    card.write_text('license = "MIT"')
+    error = one_error(xai("pack", str(booster), "--data", "-", *options, stdin=stdin))
+    assert error == f"{card}: license is not a known key; did you mean 'licence'?"
 
 
 @pytest.mark.parametrize(

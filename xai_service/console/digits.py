@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+MINUS = "\N{MINUS SIGN}"
+
 
 def decimals_for(span: float) -> int:
     """Returns the decimals that show three digits of ``span``, the largest that is shown; two where it is 0."""
@@ -17,3 +19,12 @@ def fixed(value: float, decimals: int) -> str:
     if size and not float(text):
         text = f"{size:.2g}"
     return ("-" if value < 0 else "") + text
+
+
+def as_written(value: float) -> str:
+    """Returns a feature's value as people write it: integers and large numbers in full, else six digits."""
+    if math.isnan(value):
+        return "missing"
+    if abs(value) < 1e15 and (abs(value) >= 1e6 or float(value).is_integer()):
+        return f"{value + 0.0:.1f}".removesuffix(".0").replace("-", MINUS)
+    return f"{value:.6g}".replace("-", MINUS)

@@ -17,7 +17,7 @@ import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from xai_service.console.digits import decimals_for, fixed
+from xai_service.console.digits import MINUS, as_written, decimals_for, fixed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -35,7 +35,6 @@ TITLE_SIZE, TEXT_SIZE, SMALL_SIZE = 18, 13, 12
 UP, DOWN, NONE = "#b84a00", "#0072b2", "#5b6672"
 INK, MUTED, GUIDE, GRID, PAPER = "#1b232c", "#4d5965", "#76828e", "#e4e8ec", "#ffffff"
 
-MINUS = "\N{MINUS SIGN}"
 ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
 MAX_TEXT = 300
 
@@ -277,7 +276,7 @@ def _steps(names: Sequence[str], values: Sequence[float], phi: Sequence[float], 
     """Rows from the top: largest |φ| first, ties in the features' order, the rest as one below."""
     order = sorted(range(len(phi)), key=lambda j: -abs(phi[j]))
     shown, others = order[:max_features], order[max_features:]
-    rows = [(_clean(names[j]), _raw(values[j]), float(phi[j])) for j in shown]
+    rows = [(_clean(names[j]), as_written(values[j]), float(phi[j])) for j in shown]
     if others:
         rows.append((f"{len(others)} other feature{'s' * (len(others) > 1)}", "", math.fsum(phi[j] for j in others)))
     steps: list[Step] = []
@@ -303,15 +302,6 @@ def _round_up(step: float) -> float:
     """The next of 1, 2, 5 times a power of ten."""
     power = 10.0 ** math.floor(math.log10(step))
     return next((power * digit for digit in (1, 2, 5) if step <= power * digit), power * 10)
-
-
-def _raw(value: float) -> str:
-    """A feature's value as people write it: integers and large numbers in full, else six digits."""
-    if math.isnan(value):
-        return "missing"
-    if abs(value) < 1e15 and (abs(value) >= 1e6 or float(value).is_integer()):
-        return f"{value + 0.0:.1f}".removesuffix(".0").replace("-", MINUS)
-    return f"{value:.6g}".replace("-", MINUS)
 
 
 def _number(value: float, decimals: int) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from xai_service import report
 from xai_service.client import Client, ExplanationStatus
 from xai_service.demo import data, training
+from xai_service.demo.card import card
 from xai_service.demo.server import running
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def run(out: Path, applicants: int, *, as_json: bool = False) -> None:
     )
 
     clock = time.monotonic()
-    bundle = _pack(booster, train, out / "models")
+    bundle = _pack(booster, train, out / "models", card(quality["held_out_auc"], len(held_out)))
     say(f"  pack    {bundle}, proven equal to XGBoost, in {time.monotonic() - clock:.1f} s")
 
     options = ["--repository", str(out / "models"), "--ledger", str(out / "ledger.sqlite"), "--listen", "127.0.0.1:0"]
@@ -86,7 +87,8 @@ def run(out: Path, applicants: int, *, as_json: bool = False) -> None:
         picture = _draw(decision, out)
         say(f"\n  picture {picture}")
     say(f"  stopped by SIGTERM, exit code 0; all in {time.monotonic() - started:.1f} s")
-    say(f"\nServe it again:  xai serve {' '.join(options[:4])}")
+    say(f"\nIts model card:  xai inspect {bundle}")
+    say(f"Serve it again:  xai serve {' '.join(options[:4])}")
     if as_json:
         everything = {
             "data": {"applications": len(applications), "features": data.LABELS, "left_out": data.LEFT_OUT},
@@ -116,7 +118,7 @@ def _silent(_: str) -> None:
     """Says nothing: stdout is for the JSON."""
 
 
-def _pack(booster: Any, train: data.Applications, repository: Path) -> Path:
+def _pack(booster: Any, train: data.Applications, repository: Path, stated: dict[str, Any]) -> Path:
     from xai_service.pack import pack  # noqa: PLC0415 - an extra
 
     return pack(
@@ -129,6 +131,7 @@ def _pack(booster: Any, train: data.Applications, repository: Path) -> Path:
         threshold=THRESHOLD,
         favourable_class=data.CLASSES[1],
         latency_budget_ms=_BUDGET_MS,
+        provenance=stated,
     )
 
 

@@ -10,13 +10,26 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
-from xai_service.errors import InvalidModel
+from xai_service.model import provenance
+from xai_service.model.provenance import Provenance
+from xai_service.model.strict import boolean as _boolean
+from xai_service.model.strict import count as _count
+from xai_service.model.strict import join as _join
+from xai_service.model.strict import list_of as _list
+from xai_service.model.strict import load as _load
+from xai_service.model.strict import mapping_of as _mapping
+from xai_service.model.strict import number as _number
+from xai_service.model.strict import object_of as _object
+from xai_service.model.strict import one_of as _one_of
+from xai_service.model.strict import sha256 as _sha256
+from xai_service.model.strict import text as _text
+from xai_service.model.strict import unique as _unique
+from xai_service.model.strict import wrong as _wrong
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,10 +64,8 @@ SCALED_LINKS: tuple[Link, ...] = ("logistic", "one_vs_all")
 """The links whose logistic function may be steeper or flatter than the usual one."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
-_SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z", re.ASCII)
 _MAX_FEATURES = 1 << 20  # the kernel's own bound
-_MAX_TEXT = 512
 _MAX_TOOLS = 64
 _MAX_CLASSES = 1 << 16  # the kernel's own bound
 _MAX_CATEGORIES = 1 << 20
@@ -163,6 +174,7 @@ class Manifest:
         files: digest of each file beside the manifest, by name; ``model.onnx`` is one of them.
         parity: the certificate.
         made_by: version of each tool that made the bundle.
+        provenance: who answers for the model, what it is for, and from what data and code it came.
     """
 
     schema: str
@@ -181,10 +193,13 @@ class Manifest:
     files: Mapping[str, FileDigest]
     parity: Parity
     made_by: Mapping[str, str]
+    provenance: Provenance = field(default_factory=Provenance)
 
     def to_json(self) -> bytes:
         """Returns the manifest as UTF-8 JSON, the same bytes for equal manifests."""
-        ordered = dataclasses.replace(self, files=_sorted(self.files), made_by=_sorted(self.made_by))
+        ordered = dataclasses.replace(
+            self, files=_sorted(self.files), made_by=_sorted(self.made_by), provenance=self.provenance.ordered()
+        )
         return (json.dumps(dataclasses.asdict(ordered), indent=2, allow_nan=False) + "\n").encode()
 
     @staticmethod
@@ -194,11 +209,12 @@ class Manifest:
         Raises:
             InvalidModel: it is not a manifest; names the key and what is wrong with it.
         """
-        root = _object(_of_this_schema(_load(data)), "", Manifest)
+        root = _object(_of_this_schema(_load(data, MAX_MANIFEST_BYTES)), "", Manifest)
         schema = _one_of(root["schema"], "schema", (SCHEMA,))
         task = cast("Task", _one_of(root["task"], "task", tuple(LINKS)))
         link = cast("Link", _one_of(root["link"], "link", LINKS[task]))
         classes = _classes(root["classes"], task)
+        features = _features(root["features"])
         return Manifest(
             schema=schema,
             name=_name(root["name"], "name"),
@@ -208,7 +224,7 @@ class Manifest:
             link=link,
             link_scale=_link_scale(root["link_scale"], link),
             cover=cast("Cover", _one_of(root["cover"], "cover", COVERS)),
-            features=_features(root["features"]),
+            features=features,
             classes=classes,
             threshold=_threshold(root["threshold"], task),
             favourable_class=_favourable(root["favourable_class"], classes),
@@ -216,6 +232,7 @@ class Manifest:
             files=_files(root["files"]),
             parity=_parity(root["parity"]),
             made_by=_made_by(root["made_by"]),
+            provenance=provenance.parse(root["provenance"], "provenance", [feature.name for feature in features]),
         )
 
 
@@ -229,115 +246,6 @@ def _of_this_schema(root: Any) -> Any:
 
 def _sorted(mapping: Mapping[str, _Value]) -> dict[str, _Value]:
     return dict(sorted(mapping.items()))
-
-
-def _wrong(path: str, what: str) -> NoReturn:
-    raise InvalidModel(f"{MANIFEST_FILE}: {path + ': ' if path else ''}{what}")
-
-
-def _load(data: bytes) -> Any:
-    if len(data) > MAX_MANIFEST_BYTES:
-        _wrong("", f"{len(data)} bytes; at most {MAX_MANIFEST_BYTES} are accepted")
-    try:
-        return json.loads(data.decode(), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:  # ValueError: bad UTF-8, bad JSON, integers of thousands of digits
-        _wrong("", f"not UTF-8 JSON: {error}")
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    mapping = dict(pairs)
-    if len(mapping) != len(pairs):
-        raise ValueError("a key stands twice in one object")
-    return mapping
-
-
-def _no_constant(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not a JSON number")
-
-
-def _mapping(value: Any, path: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        _wrong(path, f"must be an object, is {_kind(value)}")
-    return value
-
-
-def _object(value: Any, path: str, shape: type) -> dict[str, Any]:
-    """Returns the object, which must have exactly the fields of the dataclass ``shape``."""
-    mapping = _mapping(value, path)
-    keys = {field.name for field in dataclasses.fields(shape)}
-    for key in sorted(keys - mapping.keys()):
-        _wrong(_join(path, key), "is missing")
-    for key in sorted(mapping.keys() - keys):
-        _wrong(_join(path, key), "is not a known key")
-    return mapping
-
-
-def _join(path: str, key: str) -> str:
-    shown = key if is_name(key) else json.dumps(key[:64])
-    return f"{path}.{shown}" if path else shown
-
-
-def _kind(value: Any) -> str:
-    names = {type(None): "null", bool: "a boolean", int: "an integer", float: "a number", str: "a string"}
-    return names.get(type(value), "a list" if isinstance(value, list) else "an object")
-
-
-def _list(value: Any, path: str, longest: int) -> list[Any]:
-    if not isinstance(value, list):
-        _wrong(path, f"must be a list, is {_kind(value)}")
-    if len(value) > longest:
-        _wrong(path, f"has {len(value)} entries; at most {longest} are accepted")
-    return value
-
-
-def _text(value: Any, path: str) -> str:
-    if not isinstance(value, str):
-        _wrong(path, f"must be a string, is {_kind(value)}")
-    if not 1 <= len(value) <= _MAX_TEXT:
-        _wrong(path, f"must have 1 to {_MAX_TEXT} characters, has {len(value)}")
-    if not value.isprintable():  # also excludes lone surrogates, which no UTF-8 message could carry
-        _wrong(path, f"must be printable, is {json.dumps(value[:64])}")
-    return value
-
-
-def _one_of(value: Any, path: str, choices: tuple[str, ...]) -> str:
-    if not isinstance(value, str) or value not in choices:
-        shown = json.dumps(value[:64]) if isinstance(value, str) else _kind(value)
-        _wrong(path, f"must be {' or '.join(map(json.dumps, choices))}, is {shown}")
-    return value
-
-
-def _unique(texts: tuple[str, ...], path: str, key: str = "") -> None:
-    first: dict[str, int] = {}
-    for i, text in enumerate(texts):
-        if first.setdefault(text, i) != i:
-            _wrong(f"{path}[{i}]{key}", f"{json.dumps(text)} already stands at {path}[{first[text]}]{key}")
-
-
-def _boolean(value: Any, path: str) -> bool:
-    if not isinstance(value, bool):
-        _wrong(path, f"must be true or false, is {_kind(value)}")
-    return value
-
-
-def _number(value: Any, path: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        _wrong(path, f"must be a number, is {_kind(value)}")
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        _wrong(path, "must be a finite number")
-    return number
-
-
-def _count(value: Any, path: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        _wrong(path, f"must be an integer, is {_kind(value)}")
-    if not 0 <= value < 1 << 53:
-        _wrong(path, "must be from 0 to 2^53 - 1")
-    return value
 
 
 def _name(value: Any, path: str) -> str:
@@ -450,9 +358,7 @@ def _digest(name: str, value: Any) -> FileDigest:
     if not is_name(name) or name in (MANIFEST_FILE, SIGNATURE_FILE):
         _wrong(path, "is no name that a file beside the manifest may have")
     fields = _object(value, path, FileDigest)
-    sha256 = _text(fields["sha256"], f"{path}.sha256")
-    if _SHA256.fullmatch(sha256) is None:
-        _wrong(f"{path}.sha256", "must be 64 lower-case hexadecimal digits")
+    sha256 = _sha256(fields["sha256"], f"{path}.sha256")
     size = _count(fields["size_bytes"], f"{path}.size_bytes")
     if size > MAX_MODEL_BYTES:
         _wrong(f"{path}.size_bytes", f"{size} bytes; at most {MAX_MODEL_BYTES} are accepted")

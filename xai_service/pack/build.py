@@ -25,12 +25,15 @@ from xai_service.model.manifest import (
     Parity,
 )
 from xai_service.pack import onnx_writer, parity, readers, rows, signing
+from xai_service.pack.card import read_statements
+from xai_service.pack.provenance import find_out, prove_monotonicity
 from xai_service.pack.publish import destination, publish
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from xai_service.keys import PrivateKey
+    from xai_service.pack.card import Features, Statements
     from xai_service.pack.native import NativeModel
 
 _DEFAULT_THRESHOLD = 0.5
@@ -52,6 +55,8 @@ def pack(
     missing: Literal["seen", "all", "none"] = "seen",
     raw_score: bool = False,
     key: PrivateKey | None = None,
+    provenance: Statements | None = None,
+    features: Features | None = None,
     progress: Callable[[str, float], None] | None = None,
 ) -> Path:
     """Writes the bundle ``out/name/version`` and returns its directory.
@@ -77,6 +82,9 @@ def pack(
         raw_score: pack the model as a regression of its margin, whatever its objective is: the way for custom
             objectives, whose margins only their author can interpret.
         key: signs the bundle, ``PrivateKey.load(path)`` of `xai_service.keys`; ``None`` leaves it unsigned.
+        provenance: what you state of the model, for its card: the path of a TOML card (``docs/card.toml`` is one), a
+            mapping with the same keys, or a `Provenance`. All of it is optional; nothing is made up for the rest.
+        features: what you state of features, by name, as in a card's ``[features]``.
         progress: is told the stage and the share done of the whole, 0 to 1.
 
     Raises:
@@ -90,7 +98,8 @@ def pack(
     if values.shape[1] != native.n_features:
         raise PackRefused(f"X has {values.shape[1]} columns, the model takes {native.n_features}")
     names = rows.name_features(native.n_features, given=feature_names, model=native.feature_names, columns=columns)
-    features = rows.describe_features(values, names, missing, native)
+    described = rows.describe_features(values, names, missing, native)
+    origin = find_out(read_statements(provenance, features, names), native, values, names)
 
     # Everything but the certificate, so that a wrong argument does not first cost the time of the proof.
     draft = _checked(
@@ -103,7 +112,7 @@ def pack(
             link=native.link,
             link_scale=native.link_scale,
             cover=native.cover,
-            features=features,
+            features=described,
             classes=_classes(native, classes),
             threshold=_threshold(native, threshold),
             favourable_class=favourable_class,
@@ -111,9 +120,11 @@ def pack(
             files={MODEL_FILE: FileDigest("0" * 64, 0)},
             parity=_UNPROVEN,
             made_by=_made_by(native),
+            provenance=origin,
         )
     )
     tell("convert", 0.1)
+    origin = prove_monotonicity(origin, native.trees, names)
     data = onnx_writer.write_onnx(
         native.trees,
         base=native.base,
@@ -138,7 +149,7 @@ def pack(
     tell("write", 0.9)
     files = {MODEL_FILE: data}
     digests = {file: FileDigest.of(content) for file, content in files.items()}
-    manifest = _checked(dataclasses.replace(draft, files=digests, parity=certificate))
+    manifest = _checked(dataclasses.replace(draft, files=digests, parity=certificate, provenance=origin))
     publish(path, files | signing.manifest_files(manifest, key))
     tell("done", 1.0)
     return path

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from xai_service.model.manifest import Cover, Link, Task
+    from xai_service.model.provenance import Monotonicity, Scalar
     from xai_service.pack.forest import Tree
     from xai_service.types import Float32Array, Float64Array
 
@@ -58,6 +59,8 @@ class NativeModel:
     categories: Mapping[int, tuple[Any, ...]] = field(default_factory=dict)
     contributions: Contributions | None = None
     contributions_by: str | None = None
+    hyper_parameters: Mapping[str, Scalar] = field(default_factory=dict)
+    monotonicity: tuple[Monotonicity, ...] | None = None
 
     @property
     def n_outputs(self) -> int:

@@ -13,6 +13,7 @@ import xgboost
 
 from xai_service.errors import PackRefused
 from xai_service.model.links import apply_link
+from xai_service.pack import xgboost_training
 from xai_service.pack.forest import check_forest
 from xai_service.pack.native import NativeModel
 from xai_service.pack.treelite_trees import read_treelite
@@ -105,6 +106,8 @@ def read(model: Any, *, raw_score: bool = False) -> NativeModel:
         categories=_categories(booster) if "c" in kinds else {},
         contributions=_contributions(booster, rounds) if explains else None,
         contributions_by="xgboost pred_contribs" if explains else None,
+        hyper_parameters=xgboost_training.hyper_parameters(model, booster, rounds),
+        monotonicity=xgboost_training.monotonicity(booster),
     )
 
 
