@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import onnx
@@ -178,8 +178,7 @@ class TreeExplainer:
         Raises:
             ValueError: another shape, or values that are no numbers.
         """
-        phi = self._explainer.explain(self._rows(X), self._pool())
-        return phi[:, :, 0] if self.n_outputs == 1 else phi
+        return self._explain(self._explainer, X)
 
     def shap_interaction_values(self, X: ArrayLike) -> Float64Array:
         """Returns float64 (n, players, players), or (n, players, players, outputs) when there are several outputs.
@@ -196,22 +195,26 @@ class TreeExplainer:
             raise ValueError("interaction values are path-dependent: make an explainer without a background")
         if self._interactions is None:
             self._interactions = _compiled(lambda: _treeshap.InteractionsPlan(self._forest))
-        phi = self._interactions.explain(self._rows(X), self._pool())
-        return phi[:, :, :, 0] if self.n_outputs == 1 else phi
+        return self._explain(self._interactions, X)
 
     def margin(self, X: ArrayLike) -> Float64Array:
         """Returns the margins summed in float64: (n,), or (n, outputs) when there are several outputs."""
         margin = self._forest.predict(self._rows(X))
         return margin[:, 0] if self.n_outputs == 1 else margin
 
-    def _pool(self) -> WorkerPool | None:
-        return None if self._threads == 1 else _shared_pool(self._threads)
+    def _explain(
+        self,
+        plan: PathDependentExplainer | _treeshap.InterventionalPlan | _treeshap.InteractionsPlan,
+        X: ArrayLike,
+    ) -> Float64Array:
+        pool = None if self._threads == 1 else _shared_pool(self._threads)
+        try:  # a single row should not wait to hear that nothing needs converting
+            return plan.explain(cast("Float32Array", X), pool, True)
+        except (TypeError, ValueError):
+            pass
+        return plan.explain(self._rows(X), pool, True)
 
     def _rows(self, X: ArrayLike, name: str = "X") -> Float32Array:
-        if type(X) is np.ndarray and X.dtype == np.float32 and X.ndim == 2 and X.shape[1] == self.n_features:
-            flags = X.flags
-            if flags.c_contiguous and flags.aligned:  # nothing to do, which a single row should not wait for
-                return X
         array: Any = np.asarray(X)
         if array.ndim != 2 or array.shape[1] != self.n_features:
             raise ValueError(f"{name} has shape {array.shape}; the model takes (n, {self.n_features})")

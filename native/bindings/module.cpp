@@ -215,11 +215,14 @@ void run_there(const Task& task, WorkerPool& pool, const float* rows, std::size_
 }
 
 // Attributions of all rows, the GIL dropped meanwhile: on the pool, if there is one and the rows make several portions,
-// else in the calling thread. (None for a mere pointer would make pybind11 go through all arguments twice.)
+// else in the calling thread. (None for a mere pointer would make pybind11 go through all arguments twice.) `squeeze`:
+// one output has no axis of its own.
 template <class Plan>
-py::array_t<double> explain(const Plan& plan, const Rows& rows, std::optional<WorkerPool*> pool) {
+py::array_t<double> explain(const Plan& plan, const Rows& rows, std::optional<WorkerPool*> pool, bool squeeze) {
   const auto [data, n] = view_rows(rows, plan.n_features());
-  py::array_t<double> result(result_shape(plan, rows.shape(0)));  // left as it is: plans write every value
+  std::vector<py::ssize_t> shape = result_shape(plan, rows.shape(0));
+  if (squeeze && plan.n_outputs() == 1) shape.pop_back();
+  py::array_t<double> result(std::move(shape));  // left as it is: plans write every value
   double* const phi = result.mutable_data();
   if (n != 0) {
     const auto task = task_of(plan, n);
@@ -350,7 +353,7 @@ PYBIND11_MODULE(_treeshap, m) {
       .def("variant_for", [](const Explainer& explainer,
                              std::size_t rows) { return std::string(name_of(explainer.variant_for(rows))); })
       .def_property_readonly("base_values", &base_values<Explainer>)
-      .def("explain", &explain<Explainer>, py::arg("rows"), py::arg("pool") = std::nullopt)
+      .def("explain", &explain<Explainer>, py::arg("rows"), py::arg("pool") = std::nullopt, py::arg("squeeze") = false)
       .def("submit", &submit<Explainer>, py::arg("pool"), py::arg("rows"), py::kw_only(), py::arg("deferred") = false);
 
   py::class_<InterventionalPlan, std::shared_ptr<InterventionalPlan>>(m, "InterventionalPlan")
@@ -369,7 +372,8 @@ PYBIND11_MODULE(_treeshap, m) {
       .def_property_readonly("memory_bytes", &InterventionalPlan::memory_bytes)
       .def_property_readonly("isa", [](const InterventionalPlan& plan) { return std::string(name_of(plan.isa())); })
       .def_property_readonly("base_values", &base_values<InterventionalPlan>)
-      .def("explain", &explain<InterventionalPlan>, py::arg("rows"), py::arg("pool") = std::nullopt)
+      .def("explain", &explain<InterventionalPlan>, py::arg("rows"), py::arg("pool") = std::nullopt,
+           py::arg("squeeze") = false)
       .def("submit", &submit<InterventionalPlan>, py::arg("pool"), py::arg("rows"), py::kw_only(),
            py::arg("deferred") = false);
 
@@ -384,7 +388,8 @@ PYBIND11_MODULE(_treeshap, m) {
       .def_property_readonly("n_outputs", &InteractionsPlan::n_outputs)
       .def_property_readonly("memory_bytes", &InteractionsPlan::memory_bytes)
       .def_property_readonly("base_values", &base_values<InteractionsPlan>)
-      .def("explain", &explain<InteractionsPlan>, py::arg("rows"), py::arg("pool") = std::nullopt)
+      .def("explain", &explain<InteractionsPlan>, py::arg("rows"), py::arg("pool") = std::nullopt,
+           py::arg("squeeze") = false)
       .def("submit", &submit<InteractionsPlan>, py::arg("pool"), py::arg("rows"), py::kw_only(),
            py::arg("deferred") = false);
 }
