@@ -61,7 +61,9 @@ class _Commands(click.Group):
 
 
 def _fail(message: str, code: int) -> typing.NoReturn:
-    click.echo(f"error: {message}", err=True)
+    from xai_service.console.messages import as_message
+
+    click.echo(f"error: {as_message(message)}", err=True)
     sys.exit(code)
 
 
@@ -224,12 +226,22 @@ def _setting_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+class _Formatter(logging.Formatter):
+    """In UTC."""
+
+    converter = time.gmtime
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (logging's name)
+        from xai_service.console.messages import as_message
+
+        return as_message(super().formatMessage(record))
+
+
 @contextlib.contextmanager
 def _logging(level: str) -> Iterator[None]:
     """Logs to stderr, in UTC, while it lasts; stdout is for results."""
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s", _LOG_TIME))
-    handler.formatter.converter = time.gmtime  # type: ignore[union-attr]  # set in the line above
+    handler.setFormatter(_Formatter("%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s", _LOG_TIME))
     root = logging.getLogger()
     before = root.level
     root.addHandler(handler)

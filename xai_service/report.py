@@ -10,6 +10,7 @@ import click
 import numpy as np
 
 from xai_service.console.digits import decimals_for, fixed
+from xai_service.console.messages import as_message
 from xai_service.types import ExplanationStatus
 
 if TYPE_CHECKING:
@@ -266,7 +267,7 @@ def models_table(models: Sequence[ModelStatus]) -> str:
         for one in models
     ]
     header = ["model", "version", "state", "task", "features", "classes", "signed by", "sha256", "loaded at"]
-    reasons = [f"{one.model_name} {one.model_version}: {one.reason}" for one in models if one.reason]
+    reasons = [as_message(f"{one.model_name} {one.model_version}: {one.reason}") for one in models if one.reason]
     return "\n".join([table(header, rows, right=[1, 4]), *([""] if reasons else []), *reasons])
 
 

@@ -17,8 +17,12 @@ from click.testing import CliRunner
 from google.rpc import code_pb2
 
 from tests.unit.fake_service import NAMES, FakeService, served
+from xai_service import report
 from xai_service.cli import main
+from xai_service.client import ModelStatus
 from xai_service.config import ServiceConfig
+from xai_service.errors import InvalidModel, Unavailable
+from xai_service.model.repository import ModelEntry
 from xai_service.wire import server
 
 if TYPE_CHECKING:
@@ -411,6 +415,25 @@ def test_serve_logs_to_stderr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert [line.split(" ", 1)[1] for line in quiet] == ["ERROR elsewhere: trouble"]
     assert logging.getLogger().handlers == before
     assert "'--log-level'" in one_error(xai("serve", "--repository", str(tmp_path), "--log-level", "loud"), 2)
+
+
+HOSTILE = "\x1b[2J\x9b1m\u202eloan\r\nready"
+HARMLESS = "\ufffd[2J\ufffd1m\ufffdloan\n  ready"
+
+
+def test_what_others_wrote_cannot_steer_a_terminal_or_forge_a_line_of_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def serve(*_: Any) -> None:
+        logging.getLogger("xai_service.model").warning("refused: %s", HOSTILE)
+        raise Unavailable(HOSTILE)
+
+    monkeypatch.setattr(server, "serve", serve)
+    logged, _, failed = xai("serve", "--repository", str(tmp_path)).stderr.partition("error: ")
+    assert logged.split("model: ", 1)[1] == f"refused: {HARMLESS}\n"
+    assert failed == f"{HARMLESS}\n"
+    refused = ModelStatus.of(ModelEntry("loan", "1", None, InvalidModel(HOSTILE)))
+    assert report.models_table([refused]).endswith(f": {HARMLESS}")
 
 
 # pack

@@ -146,7 +146,8 @@ class Repository:
     def reload(self, stop: Callable[[], bool] = lambda: False) -> bool:
         """Looks at the folder again; loads what is new or was mended, lets go of what is gone.
 
-        One version at a time, each served as soon as it is ready. What cannot be listed now stays as it is.
+        One version at a time, each served as soon as it is ready; what is refused is shown at the end, or when the next
+        is served. What cannot be listed now stays as it is.
 
         Args:
             stop: is asked before each version whether to leave the rest for another time.
@@ -156,25 +157,32 @@ class Repository:
         """
         with self._reloading:
             found = self._find()
-            for key in self._known.keys() - found.keys():
+            gone = self._known.keys() - found.keys()
+            for key in gone:
                 _log.info("model %s version %s is gone", *key)
-                self._publish(key, None)
-            loaded = False
-            for key, folder in found.items():
-                if stop():
-                    break
-                before = self._known.get(key)
-                now = self._look(folder, before)
-                if now is not before:
-                    loaded |= now.entry.snapshot is not None and (before is None or before.entry.snapshot is None)
-                    self._publish(key, now)
+                del self._known[key]
+            if gone:
+                self._publish()
+            loaded = unseen = False
+            try:
+                for key, folder in found.items():
+                    if stop():
+                        break
+                    before = self._known.get(key)
+                    now = self._look(folder, before)
+                    if now is before:
+                        continue
+                    self._known[key] = now
+                    unseen = True
+                    if now.entry.snapshot is not None and (before is None or before.entry.snapshot is None):
+                        self._publish()
+                        loaded, unseen = True, False
+            finally:
+                if unseen:  # what nobody waits for is shown at once: a view for each of 10,000 would take half an hour
+                    self._publish()
             return loaded
 
-    def _publish(self, key: _Key, known: _Known | None) -> None:
-        if known is None:
-            del self._known[key]
-        else:
-            self._known[key] = known
+    def _publish(self) -> None:
         self._view = _View(one.entry for one in self._known.values())
 
     def _find(self) -> dict[_Key, Path]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ _BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 _PAYLOAD = "application/vnd.in-toto+json"
 _STATEMENT = "https://in-toto.io/Statement/v1"
 _PREDICATE = "https://model_signing/signature/v1.0"
+_KEY_ID = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +61,8 @@ class Signature:
             statement = json.loads(payload)
             (subject,) = statement["subject"]
             digests = {one["name"]: one["digest"] for one in statement["predicate"]["resources"]}
-            if not isinstance(key_id, str):
-                raise TypeError("the key's id is no text")  # noqa: TRY301 (said as the others are)
+            if _KEY_ID.fullmatch(key_id) is None:
+                raise ValueError("the key's id is not 64 hexadecimal digits")  # noqa: TRY301 (said as the others are)
             same = data == _envelope(key_id, payload, raw) and payload == _statement(subject["name"], digests)
         except (ValueError, TypeError, KeyError, RecursionError, AttributeError) as error:
             raise BundleMismatch(

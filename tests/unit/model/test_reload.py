@@ -159,6 +159,27 @@ def test_a_disk_that_failed_is_asked_again_though_no_file_changed(bundle, monkey
     assert entry_of(repository).error is None
 
 
+def test_thousands_of_refused_versions_are_shown_in_one_view(bundle, monkeypatch):
+    """A view for each made 10,000 empty folders cost an hour at the start, and again at each look."""
+    settle(monkeypatch)
+    for version in range(2, 100):
+        (bundle.parent / str(version)).mkdir()
+    views = []
+    make = repository_module._View.__init__
+    monkeypatch.setattr(
+        repository_module._View, "__init__", lambda self, entries: views.append(1) or make(self, entries)
+    )
+    repository = Repository(bundle.parents[1])
+    assert len(repository.entries()) == 99
+    assert repository.get("m").manifest.version == "1"
+    assert len(views) == 3  # none yet, the one that serves, the rest
+    for version in range(2, 100):
+        (bundle.parent / str(version)).rmdir()
+    repository.reload()
+    assert [entry.version for entry in repository.entries()] == ["1"]
+    assert len(views) == 4
+
+
 def test_a_bug_in_loading_one_bundle_does_not_keep_the_others(bundle, regression, write_bundle, monkeypatch, caplog):
     write_bundle(regression, "m", "2")
     make = ModelSnapshot.of

@@ -86,6 +86,16 @@ def test_every_flipped_byte_is_found(key):
             Signature.parse(bytes(flipped)).verify(keys)
 
 
+@pytest.mark.parametrize("hint", ["\n2030 INFO forged", "\x1b]0;x\x07", "A" * 64, "", 7, None, ["ab"] * 32])
+def test_the_key_that_it_names_is_an_id(key, hint):
+    """What it names is shown to people and logged, before anything is verified."""
+    bundle = json.loads(sign(key, "loan/1", DIGESTS))
+    bundle["verificationMaterial"]["publicKey"]["hint"] = hint
+    data = (json.dumps(bundle, separators=(",", ":")) + "\n").encode()
+    with pytest.raises(BundleMismatch, match=r"^manifest\.sig: is no signature as `xai sign` writes it"):
+        Signature.parse(data)
+
+
 @pytest.mark.parametrize("change", [lambda d: d[:-1], lambda d: d + b"\n", lambda d: b" " + d, lambda d: d * 2])
 def test_neither_more_nor_less(key, change):
     with pytest.raises(BundleMismatch, match=r"manifest\.sig: is "):
