@@ -1,4 +1,4 @@
-"""One version of one model on disk: ``REPO/<name>/<version>/{model.onnx, manifest.json}``.
+"""One version of one model on disk: ``REPO/<name>/<version>/{model.onnx, manifest.json, background.npy?}``.
 
 Each file is read once, into memory, and checked against its digest there; what is served are those very bytes, so
 nothing that happens to the files afterwards can change it. The digest finds damage and mix-ups. It is no signature:
@@ -7,16 +7,24 @@ whoever can replace both files can make a bundle that loads.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from xai_service.errors import BundleMismatch
-from xai_service.model.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, MAX_MODEL_BYTES, MODEL_FILE, Manifest
+from xai_service.model.manifest import (
+    MANIFEST_FILE,
+    MAX_BACKGROUND_BYTES,
+    MAX_MANIFEST_BYTES,
+    MAX_MODEL_BYTES,
+    MODEL_FILE,
+    FileDigest,
+    Manifest,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 
@@ -27,14 +35,22 @@ class Bundle:
     Attributes:
         path: its directory, absolute.
         manifest: what it says about its model.
-        onnx_bytes: the model file, as digested.
-        onnx_sha256: SHA-256 of ``onnx_bytes``, 32 bytes.
+        files: bytes of each file that the manifest lists, as digested, by name.
     """
 
     path: Path
     manifest: Manifest
-    onnx_bytes: bytes = field(repr=False)
-    onnx_sha256: bytes
+    files: Mapping[str, bytes] = field(repr=False)
+
+    @property
+    def onnx_bytes(self) -> bytes:
+        """The model file."""
+        return self.files[MODEL_FILE]
+
+    @property
+    def onnx_sha256(self) -> bytes:
+        """SHA-256 of the model file, 32 bytes."""
+        return bytes.fromhex(self.manifest.files[MODEL_FILE].sha256)
 
     @staticmethod
     def load(directory: Path) -> Bundle:
@@ -53,15 +69,19 @@ class Bundle:
                 f"{directory}: the manifest is of model {manifest.name}, version {manifest.version}; "
                 f"expected {found[0]}, version {found[1]}, after the directory: move it back or pack the model again"
             )
-        data = _read(directory, MODEL_FILE, MAX_MODEL_BYTES)
-        digest = hashlib.sha256(data)
-        expected = manifest.files[MODEL_FILE]
-        if (digest.hexdigest(), len(data)) != (expected.sha256, expected.size_bytes):
-            raise BundleMismatch(
-                f"{directory / MODEL_FILE}: expected SHA-256 {expected.sha256} of {expected.size_bytes} bytes, "
-                f"found {digest.hexdigest()} of {len(data)} bytes: the file is not the one that was packed"
-            )
-        return Bundle(directory, manifest, data, digest.digest())
+        files = {name: _read_digested(directory, name, expected) for name, expected in manifest.files.items()}
+        return Bundle(directory, manifest, files)
+
+
+def _read_digested(directory: Path, name: str, expected: FileDigest) -> bytes:
+    data = _read(directory, name, MAX_MODEL_BYTES if name == MODEL_FILE else MAX_BACKGROUND_BYTES)
+    found = FileDigest.of(data)
+    if found != expected:
+        raise BundleMismatch(
+            f"{directory / name}: expected SHA-256 {expected.sha256} of {expected.size_bytes} bytes, "
+            f"found {found.sha256} of {found.size_bytes} bytes: the file is not the one that was packed"
+        )
+    return data
 
 
 def _read(directory: Path, name: str, longest: int) -> bytes:

@@ -8,6 +8,7 @@ non-finite numbers are refused with the path of the key, so that a typo never si
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import re
@@ -23,14 +24,17 @@ if TYPE_CHECKING:
 SCHEMA = "xai.bundle/2"
 MODEL_FILE = "model.onnx"
 MANIFEST_FILE = "manifest.json"
+BACKGROUND_FILE = "background.npy"
 MAX_MANIFEST_BYTES = 16 << 20
 MAX_MODEL_BYTES = 1 << 30
+MAX_BACKGROUND_BYTES = 256 << 20
 
 Task = Literal[
     "binary_classification", "multiclass_classification", "multilabel_classification", "regression", "ranking"
 ]
 Link = Literal["identity", "logistic", "softmax", "exponential", "one_vs_all"]
-Cover = Literal["sum_hessian", "data_count", "weighted_count"]
+Cover = Literal["sum_hessian", "data_count", "weighted_count", "node_hitrates", "row_count", "none"]
+Algorithm = Literal["path_dependent", "interventional"]
 Kind = Literal["numeric", "categorical"]
 
 LINKS: Mapping[str, tuple[Link, ...]] = {
@@ -42,7 +46,10 @@ LINKS: Mapping[str, tuple[Link, ...]] = {
 }
 """The links that each task may have. A classifier's is identity where its leaves hold probabilities."""
 
-COVERS: tuple[Cover, ...] = ("sum_hessian", "data_count", "weighted_count")
+COVERS: tuple[Cover, ...] = ("sum_hessian", "data_count", "weighted_count", "node_hitrates", "row_count", "none")
+"""``node_hitrates``: as another converter wrote them, whatever they count; ``row_count``: counted when packing."""
+
+ALGORITHMS: tuple[Algorithm, ...] = ("path_dependent", "interventional")
 SCALED_LINKS: tuple[Link, ...] = ("logistic", "one_vs_all")
 """The links whose logistic function may be steeper or flatter than the usual one."""
 
@@ -96,6 +103,11 @@ class FileDigest:
     sha256: str
     size_bytes: int
 
+    @staticmethod
+    def of(data: bytes) -> FileDigest:
+        """Returns the digest of a file that holds ``data``."""
+        return FileDigest(hashlib.sha256(data).hexdigest(), len(data))
+
 
 @dataclass(frozen=True, slots=True)
 class Parity:
@@ -134,6 +146,20 @@ class Parity:
 
 
 @dataclass(frozen=True, slots=True)
+class Explanation:
+    """How the model is explained.
+
+    Attributes:
+        algorithm: path-dependent TreeSHAP with the file's covers, or interventional SHAP against the rows of
+            ``background.npy``, which then is one of the bundle's files.
+        background_drawn: of interventional SHAP: how these rows were chosen, for people; else ``None``.
+    """
+
+    algorithm: Algorithm = "path_dependent"
+    background_drawn: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """Everything that a bundle says about its model.
 
@@ -154,6 +180,7 @@ class Manifest:
         files: digest of each file beside the manifest.
         parity: the certificate.
         made_by: version of each tool that made the bundle.
+        explanation: how attributions are computed.
     """
 
     schema: str
@@ -172,6 +199,7 @@ class Manifest:
     files: Mapping[str, FileDigest]
     parity: Parity
     made_by: Mapping[str, str]
+    explanation: Explanation = Explanation()
 
     def to_json(self) -> bytes:
         """Returns the manifest as UTF-8 JSON, the same bytes for equal manifests."""
@@ -190,6 +218,8 @@ class Manifest:
         task = cast("Task", _one_of(root["task"], "task", tuple(LINKS)))
         link = cast("Link", _one_of(root["link"], "link", LINKS[task]))
         classes = _classes(root["classes"], task)
+        files = _files(root["files"])
+        explanation = _explanation(root["explanation"], files)
         return Manifest(
             schema=schema,
             name=_name(root["name"], "name"),
@@ -198,15 +228,16 @@ class Manifest:
             task=task,
             link=link,
             link_scale=_link_scale(root["link_scale"], link),
-            cover=cast("Cover", _one_of(root["cover"], "cover", COVERS)),
+            cover=_cover(root["cover"], explanation),
             features=_features(root["features"]),
             classes=classes,
             threshold=_threshold(root["threshold"], task),
             favourable_class=_favourable(root["favourable_class"], classes),
             latency_budget_ms=_budget(root["latency_budget_ms"]),
-            files=_files(root["files"]),
+            files=files,
             parity=_parity(root["parity"]),
             made_by=_made_by(root["made_by"]),
+            explanation=explanation,
         )
 
 
@@ -425,17 +456,40 @@ def _budget(value: Any) -> float | None:
 
 def _files(value: Any) -> dict[str, FileDigest]:
     files = _mapping(value, "files")
-    if files.keys() != {MODEL_FILE}:
-        _wrong("files", f"must describe {json.dumps(MODEL_FILE)} and nothing else")
-    path = f"files[{json.dumps(MODEL_FILE)}]"
-    fields = _object(files[MODEL_FILE], path, FileDigest)
+    if MODEL_FILE not in files or files.keys() - {MODEL_FILE, BACKGROUND_FILE}:
+        _wrong("files", f"must describe {json.dumps(MODEL_FILE)}, and nothing else but {json.dumps(BACKGROUND_FILE)}")
+    longest = {MODEL_FILE: MAX_MODEL_BYTES, BACKGROUND_FILE: MAX_BACKGROUND_BYTES}
+    return {name: _digest(entry, f"files[{json.dumps(name)}]", longest[name]) for name, entry in files.items()}
+
+
+def _digest(value: Any, path: str, longest: int) -> FileDigest:
+    fields = _object(value, path, FileDigest)
     sha256 = _text(fields["sha256"], f"{path}.sha256")
     if _SHA256.fullmatch(sha256) is None:
         _wrong(f"{path}.sha256", "must be 64 lower-case hexadecimal digits")
     size = _count(fields["size_bytes"], f"{path}.size_bytes")
-    if size > MAX_MODEL_BYTES:
-        _wrong(f"{path}.size_bytes", f"{size} bytes; at most {MAX_MODEL_BYTES} are accepted")
-    return {MODEL_FILE: FileDigest(sha256, size)}
+    if size > longest:
+        _wrong(f"{path}.size_bytes", f"{size} bytes; at most {longest} are accepted")
+    return FileDigest(sha256, size)
+
+
+def _explanation(value: Any, files: Mapping[str, FileDigest]) -> Explanation:
+    fields = _object(value, "explanation", Explanation)
+    algorithm = cast("Algorithm", _one_of(fields["algorithm"], "explanation.algorithm", ALGORITHMS))
+    drawn = fields["background_drawn"]
+    is_there = "one of" if BACKGROUND_FILE in files else "not one of"
+    if (algorithm == "interventional") != (BACKGROUND_FILE in files):
+        _wrong("explanation.algorithm", f"is {algorithm}, and {BACKGROUND_FILE} is {is_there} the files")
+    if (algorithm == "interventional") != (drawn is not None):
+        _wrong("explanation.background_drawn", "must be given with interventional explanations, and null with others")
+    return Explanation(algorithm, None if drawn is None else _text(drawn, "explanation.background_drawn"))
+
+
+def _cover(value: Any, explanation: Explanation) -> Cover:
+    cover = cast("Cover", _one_of(value, "cover", COVERS))
+    if cover == "none" and explanation.algorithm == "path_dependent":
+        _wrong("cover", "must not be none where explanations are path-dependent")
+    return cover
 
 
 def _parity(value: Any) -> Parity:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import math
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,20 +15,25 @@ import onnxruntime
 import xai_service
 from xai_service.errors import InvalidModel, PackRefused
 from xai_service.model.agreement import metadata_of
+from xai_service.model.background import write_background
 from xai_service.model.manifest import (
+    BACKGROUND_FILE,
     MANIFEST_FILE,
     MAX_MODEL_BYTES,
     MODEL_FILE,
     SCHEMA,
+    Explanation,
     FileDigest,
     Manifest,
     Parity,
 )
 from xai_service.pack import onnx_writer, parity, readers, rows
+from xai_service.pack.background import read_background_rows
+from xai_service.pack.covers import with_covers
 from xai_service.pack.publish import destination, publish
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from xai_service.pack.native import NativeModel
 
@@ -51,6 +55,9 @@ def pack(
     latency_budget_ms: float | None = None,
     missing: Literal["seen", "all", "none"] = "seen",
     raw_score: bool = False,
+    background: Any = None,
+    background_rows: int | None = None,
+    covers: Literal["model", "count"] = "model",
     progress: Callable[[str, float], None] | None = None,
 ) -> Path:
     """Writes the bundle ``out/name/version`` and returns its directory.
@@ -60,8 +67,9 @@ def pack(
     (`xai_service.pack.attributions`). A model that stopped early is cut at its best iteration.
 
     Args:
-        model: an XGBoost or LightGBM Booster, a model of either library's scikit-learn interface, or the path of a file
-            that its save_model wrote (.json or .ubj, .txt).
+        model: an XGBoost or LightGBM Booster, a model of either library's scikit-learn interface, the path of a file
+            that its save_model wrote (.json or .ubj, .txt), or an ONNX file that another converter made: its path, or a
+            ``ModelProto``.
         X: (n, features) array-like or DataFrame of numbers, n ≥ 1, NaN where missing: rows such as will be served.
             Where the model knows categories, a DataFrame holds the categories themselves, and an array their codes.
         name: of the model; letters, digits, ``.``, ``_``, ``-``, at most 128.
@@ -75,6 +83,12 @@ def pack(
         missing: which features may be NaN when served: those that are in ``X``, all, or none.
         raw_score: pack the model as a regression of its margin, whatever its objective is: the way for custom
             objectives, whose margins only their author can interpret.
+        background: rows such as ``X`` to explain against, at most 10,000, some hundred are usual: attributions are then
+            interventional, and need no covers. ``None``: path-dependent.
+        background_rows: draw so many of them at random, without replacement, always the same.
+        covers: of an ONNX file of another converter: "model" takes those that it carries, if any; "count" counts the
+            rows of ``X`` through the trees. That is right where ``X`` is what the trees were trained on, each row once
+            and unweighted: not with bootstrap or sampling, nor for XGBoost, whose covers are sums of Hessians.
         progress: is told the stage and the share done of the whole, 0 to 1.
 
     Raises:
@@ -84,11 +98,16 @@ def pack(
     path = destination(Path(out), name, version)
     tell("read", 0.0)
     native = readers.read(model, raw_score=raw_score)
+    if background is None and background_rows is not None:
+        raise PackRefused("background_rows: there is no background to draw them from")
     values, columns = rows.read_rows(X, native.categorical, native.categories)
     if values.shape[1] != native.n_features:
         raise PackRefused(f"X has {values.shape[1]} columns, the model takes {native.n_features}")
     names = rows.name_features(native.n_features, given=feature_names, model=native.feature_names, columns=columns)
     features = rows.describe_features(values, names, missing, native)
+    native = with_covers(native, values, covers, has_background=background is not None)
+    compared_with = None if background is None else read_background_rows(background, native, names, background_rows)
+    files = {} if compared_with is None else {BACKGROUND_FILE: write_background(compared_with.rows)}
 
     # Everything but the certificate, so that a wrong argument does not first cost the time of the proof.
     draft = _checked(
@@ -106,9 +125,10 @@ def pack(
             threshold=_threshold(native, threshold),
             favourable_class=favourable_class,
             latency_budget_ms=None if latency_budget_ms is None else _number("latency_budget_ms", latency_budget_ms),
-            files={MODEL_FILE: FileDigest("0" * 64, 0)},
+            files={MODEL_FILE: FileDigest("0" * 64, 0), **_digests(files)},
             parity=_UNPROVEN,
             made_by=_made_by(native),
+            explanation=Explanation() if compared_with is None else Explanation("interventional", compared_with.drawn),
         )
     )
     tell("convert", 0.1)
@@ -131,14 +151,19 @@ def pack(
         X=values,
         names=names,
         threshold=draft.threshold,
+        background=None if compared_with is None else compared_with.rows,
         progress=lambda share: tell("prove", 0.2 + 0.7 * share),
     )
     tell("write", 0.9)
-    digest = FileDigest(hashlib.sha256(data).hexdigest(), len(data))
-    manifest = _checked(dataclasses.replace(draft, files={MODEL_FILE: digest}, parity=certificate))
-    publish(path, {MODEL_FILE: data, MANIFEST_FILE: manifest.to_json()})
+    files = {MODEL_FILE: data, **files}
+    manifest = _checked(dataclasses.replace(draft, files=_digests(files), parity=certificate))
+    publish(path, {**files, MANIFEST_FILE: manifest.to_json()})
     tell("done", 1.0)
     return path
+
+
+def _digests(files: Mapping[str, bytes]) -> dict[str, FileDigest]:
+    return {name: FileDigest.of(content) for name, content in files.items()}
 
 
 def _classes(native: NativeModel, given: Sequence[str] | None) -> tuple[str, ...]:

@@ -41,6 +41,7 @@ class NativeModel:
         contributions: attributions for rows such as ``predict`` takes, computed by other means than ours: (n, features,
             outputs), and the margins expected before any feature is known, (outputs,). ``None`` where nothing can.
         contributions_by: what computes them, such as "xgboost pred_contribs".
+        why_no_covers: where ``cover`` is "none": the reason, for people.
     """
 
     made_by: Mapping[str, str]
@@ -58,6 +59,7 @@ class NativeModel:
     categories: Mapping[int, tuple[Any, ...]] = field(default_factory=dict)
     contributions: Contributions | None = None
     contributions_by: str | None = None
+    why_no_covers: str = ""
 
     @property
     def n_outputs(self) -> int:
