@@ -127,6 +127,20 @@ def main() -> None:
     help="Which features may be missing when served: those that are in --data, all, or none.",
 )
 @click.option("--drop", multiple=True, metavar="COL", help="Column that is not a feature. May be given more than once.")
+@click.option(
+    "--background",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="CSV",
+    help="Rows to explain against, interventionally.  [default: path-dependent explanations]",
+)
+@click.option("--background-rows", type=click.IntRange(1), help="Draw so many of them.  [default: all]")
+@click.option(
+    "--covers",
+    type=click.Choice(["model", "count"]),
+    default="model",
+    show_default=True,
+    help="Of an .onnx file: its own covers, or --data counted, if it is what the trees were trained on, unweighted.",
+)
 @click.option("--raw-score", is_flag=True, help="Serve the raw score, as a regression, whatever the objective is.")
 @_json
 def pack(
@@ -138,13 +152,14 @@ def pack(
     drop: tuple[str, ...],
     classes: str | None,
     raw_score: bool,
+    background: Path | None,
     as_json: bool,
     **settings: Any,
 ) -> None:
-    """Turn a model file of XGBoost or LightGBM into a bundle that can be served.
+    """Turn a model file into a bundle that can be served.
 
-    MODEL is what save_model() wrote: .ubj or .json of XGBoost, .txt of LightGBM. The bundle is proven equal to it on
-    the rows of --data, in which categories are codes.
+    MODEL is what save_model() wrote, .ubj or .json of XGBoost, .txt of LightGBM; or an .onnx file of trees that another
+    converter made. The bundle is proven equal to it on the rows of --data, in which categories are codes.
     """
     from xai_service import report
     from xai_service.csv_rows import read_rows
@@ -158,6 +173,10 @@ def pack(
     with click.open_file(data, encoding="utf-8-sig") as stream:
         rows = read_rows(stream, data, native.feature_names, drop)
     _note_ignored(rows.ignored)
+    compared_with = None
+    if background is not None:
+        with background.open(encoding="utf-8-sig") as stream:
+            compared_with = read_rows(stream, str(background), rows.feature_names).values
     with click.progressbar(length=100, label="packing", file=sys.stderr) as bar:
 
         def progress(step: str, done: float) -> None:
@@ -171,6 +190,7 @@ def pack(
             out=out,
             feature_names=list(rows.feature_names),
             classes=None if classes is None else tuple(one.strip() for one in classes.split(",")),
+            background=compared_with,
             progress=progress,
             **settings,
         )

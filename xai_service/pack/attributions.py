@@ -58,7 +58,7 @@ def prove_attributions(
     probes: Sequence[Probe],
     margins: Float32Array,
     names: Sequence[str],
-    background: Float32Array | None,
+    background: Float32Array | None = None,
     progress: Callable[[float], None],
 ) -> Explained:
     """Returns what was found where the file's attributions are right.
