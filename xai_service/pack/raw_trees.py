@@ -76,13 +76,12 @@ def neutral_trees(raw: RawTrees) -> tuple[Tree, ...]:
 class _Reader:
     """Reads tree by tree.
 
-    ``right``, ``nan_left`` and ``codes`` of a chain's first node are those of the chain.
+    ``right`` and ``codes`` of a chain's first node are those of the chain.
     """
 
     def __init__(self, raw: RawTrees) -> None:
         self._raw = raw
         self._right = raw.right.copy()
-        self._nan_left = raw.nan_left.astype(np.bool_)
         self._codes: dict[int, Float32Array] = {}
         self._position = np.full(len(raw.kind), -1, np.int64)  # of each node seen, within its tree
         self._fold_chains()
@@ -110,7 +109,7 @@ class _Reader:
             feature=np.where(split, raw.feature[order], 0),
             threshold=round_thresholds(np.where(split & (kind != MEMBER), raw.threshold[order], 0.0), inclusive),
             inclusive=inclusive,
-            missing_left=split & self._nan_left[order],
+            missing_left=split & raw.nan_left[order].astype(np.bool_),
             leaf=leaf,
             outputs=outputs,
             cover=raw.cover[order] if len(raw.cover) else np.empty(0),
@@ -132,7 +131,11 @@ class _Reader:
             while goes_on[links[-1]]:
                 links.append(int(after[links[-1]]))
             self._right[first] = raw.right[links[-1]]
-            self._nan_left[first] = raw.nan_left[links].any()
+            if (raw.nan_left[links] != raw.nan_left[first]).any():
+                raise InvalidModel(
+                    f"node {first} begins a chain of category splits that send missing values different ways: ONNX Runtime "
+                    "sends them all the first one's way, against the standard"
+                )
             sets = [raw.set_value[raw.set_begin[link] : raw.set_begin[link + 1]] for link in links]
             self._codes[first] = np.unique(np.concatenate(sets))
 
