@@ -8,7 +8,8 @@ must give each leaf exactly one. Missing-value flags other than 0 and 1 and tree
 by others, so they are refused too. With several targets, ONNX Runtime drops a target's base value on rows that reach no
 weight of that target: such a target must have a tree whose leaves all weigh on it.
 
-A split on one category is ``BRANCH_EQ`` or ``BRANCH_NEQ``; the kernel takes chains of them for sets.
+A split on one category is ``BRANCH_EQ`` or ``BRANCH_NEQ``; the kernel takes chains of them for sets. ONNX Runtime does
+so too where the codes suit it, and then asks the first node alone where NaN goes: all must say the same.
 
 NaN: ONNX Runtime compares first (false for NaN), then takes the true branch if ``nodes_missing_value_tracks_true`` says
 so. ``>`` and ``>=`` are read as ``<=`` and ``<`` with the branches exchanged, NaN's route with them; ``!=`` likewise as
@@ -136,19 +137,39 @@ def raw_forest(attributes: Mapping[str, Any]) -> dict[str, Any]:
     true_index, false_index = np.full(n, -1, np.int64), np.full(n, -1, np.int64)
     true_index[inner] = index.find(run[inner], on_true[inner], "nodes_truenodeids")
     false_index[inner] = index.find(run[inner], on_false[inner], "nodes_falsenodeids")
+    left, right = np.where(exchanged, false_index, true_index), np.where(exchanged, true_index, false_index)
+    nan_left = (missing_true ^ exchanged) & ~(member & exchanged)
+    _check_chains(member, features, nan_left, left, right)
     return {
         "tree_begin": np.r_[starts, n].astype(np.int64),
         "kind": kind,
         "feature": features,
         "threshold": thresholds,
-        "nan_left": ((missing_true ^ exchanged) & ~(member & exchanged)).astype(np.uint8),
-        "left": np.where(exchanged, false_index, true_index),
-        "right": np.where(exchanged, true_index, false_index),
+        "nan_left": nan_left.astype(np.uint8),
+        "left": left,
+        "right": right,
         "cover": covers,
         "set_begin": np.r_[0, np.cumsum(member)],
         "set_value": as_codes(thresholds[member]),
         **_outputs(attributes, index, trees[starts], ~inner),
     }
+
+
+def _check_chains(
+    member: NDArray[np.bool_],
+    feature: NDArray[np.int64],
+    nan_left: NDArray[np.bool_],
+    left: NDArray[np.int64],
+    right: NDArray[np.int64],
+) -> None:
+    after = np.where(member, right, 0)
+    goes_on = member & member[after] & (feature[after] == feature) & (left[after] == left)
+    wrong = goes_on & (nan_left[after] != nan_left)
+    if wrong.any():
+        raise InvalidModel(
+            f"nodes_missing_value_tracks_true: node {int(np.argmax(wrong))} and the next of its chain of category "
+            "splits differ, and whether ONNX Runtime then asks both depends on their codes"
+        )
 
 
 def as_codes(values: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -131,11 +131,6 @@ class _Reader:
             while goes_on[links[-1]]:
                 links.append(int(after[links[-1]]))
             self._right[first] = raw.right[links[-1]]
-            if (raw.nan_left[links] != raw.nan_left[first]).any():
-                raise InvalidModel(
-                    f"node {first} begins a chain of category splits that send missing values different ways: ONNX Runtime "
-                    "sends them all the first one's way, against the standard"
-                )
             sets = [raw.set_value[raw.set_begin[link] : raw.set_begin[link + 1]] for link in links]
             self._codes[first] = np.unique(np.concatenate(sets))
 
