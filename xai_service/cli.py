@@ -139,6 +139,20 @@ def main() -> None:
     help="What you state of the model, for its model card: owner, use, data, features; see docs/card.toml.",
 )
 @click.option("--drop", multiple=True, metavar="COL", help="Column that is not a feature. May be given more than once.")
+@click.option(
+    "--background",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="CSV",
+    help="Rows to explain against, interventionally.  [default: path-dependent explanations]",
+)
+@click.option("--background-rows", type=click.IntRange(1), help="Draw so many of them.  [default: all]")
+@click.option(
+    "--covers",
+    type=click.Choice(["model", "count"]),
+    default="model",
+    show_default=True,
+    help="Of an .onnx file: its own covers, or --data counted, if it is what the trees were trained on, unweighted.",
+)
 @click.option("--raw-score", is_flag=True, help="Serve the raw score, as a regression, whatever the objective is.")
 @click.option("--sign", type=_FILE, metavar="KEY", help="Private key, from `xai keygen`, to sign the bundle with.")
 @_json
@@ -152,13 +166,14 @@ def pack(
     classes: str | None,
     raw_score: bool,
     sign: Path | None,
+    background: Path | None,
     as_json: bool,
     **settings: Any,
 ) -> None:
-    """Turn a model file of XGBoost or LightGBM into a bundle that can be served.
+    """Turn a model file into a bundle that can be served.
 
-    MODEL is what save_model() wrote: .ubj or .json of XGBoost, .txt of LightGBM. The bundle is proven equal to it on
-    the rows of --data, in which categories are codes.
+    MODEL is what save_model() wrote, .ubj or .json of XGBoost, .txt of LightGBM; or an .onnx file of trees that another
+    converter made. The bundle is proven equal to it on the rows of --data, in which categories are codes.
     """
     from xai_service import report
     from xai_service.csv_rows import read_rows
@@ -173,6 +188,10 @@ def pack(
     with click.open_file(data, encoding="utf-8-sig") as stream:
         rows = read_rows(stream, data, native.feature_names, drop)
     _note_ignored(rows.ignored)
+    compared_with = None
+    if background is not None:
+        with background.open(encoding="utf-8-sig") as stream:
+            compared_with = read_rows(stream, str(background), rows.feature_names).values
     with click.progressbar(length=100, label="packing", file=sys.stderr) as bar:
 
         def progress(step: str, done: float) -> None:
@@ -187,6 +206,7 @@ def pack(
             feature_names=list(rows.feature_names),
             classes=None if classes is None else tuple(one.strip() for one in classes.split(",")),
             key=key,
+            background=compared_with,
             progress=progress,
             **settings,
         )
@@ -229,7 +249,7 @@ def _setting_options(command: Callable[..., None]) -> Callable[..., None]:
 class _Formatter(logging.Formatter):
     """In UTC."""
 
-    converter = time.gmtime
+    converter = time.gmtime  # type: ignore[assignment]  # typeshed leaves out its default argument
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (logging's name)
         from xai_service.console.messages import as_message

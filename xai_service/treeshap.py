@@ -30,6 +30,7 @@ _Plan = TypeVar("_Plan")
 _MAX_THREADS = 1024  # the pool's own bound
 
 PathDependentExplainer = _treeshap.PathDependentExplainer
+InterventionalPlan = _treeshap.InterventionalPlan
 WorkerPool = _treeshap.WorkerPool
 ExplainJob = _treeshap.ExplainJob
 
@@ -44,9 +45,25 @@ def compile_explainer(forest: _treeshap.Forest) -> PathDependentExplainer:
     return _compiled(lambda: PathDependentExplainer(forest))
 
 
-def method_for(explainer: PathDependentExplainer, rows: int) -> Method:
+def compile_interventional(forest: _treeshap.Forest, background: Float32Array) -> InterventionalPlan:
+    """Returns the forest compiled for attributions against the background, float32 (n, features), 1 ≤ n ≤ 10,000.
+
+    Raises:
+        InvalidModel: the compiled form would be unreasonably large, or the background is, for so many trees.
+    """
+    try:
+        return _compiled(lambda: InterventionalPlan(forest, background))
+    except ValueError as error:
+        raise InvalidModel(str(error)) from error
+
+
+def method_for(explainer: PathDependentExplainer | InterventionalPlan, n_trees: int, rows: int) -> Method:
     """Returns what computes the attributions of a batch of so many rows: enough to repeat them bit for bit."""
-    return Method("path_dependent_treeshap", explainer.variant_for(rows), explainer.isa)
+    if isinstance(explainer, PathDependentExplainer):
+        return Method("path_dependent_treeshap", explainer.variant_for(rows), explainer.isa)
+    by_table = explainer.n_trees_by_table
+    variant = "tables-f32" if by_table == n_trees else "walk-f64" if by_table == 0 else "tables-and-walk"
+    return Method("interventional_treeshap", variant, explainer.isa)
 
 
 _pools: dict[tuple[int, int], WorkerPool] = {}
@@ -148,25 +165,19 @@ class TreeExplainer:
         self.n_players: int = forest.n_players
         self.n_outputs: int = forest.n_outputs
         self._interventional = background is not None
-        self._explainer: PathDependentExplainer | _treeshap.InterventionalPlan
+        self._explainer: PathDependentExplainer | InterventionalPlan
         if background is None:
             self._explainer = compile_explainer(forest)
         else:
             rows = self._rows(background, "background")
-            self._explainer = _compiled(lambda: _treeshap.InterventionalPlan(forest, rows))
+            self._explainer = _compiled(lambda: InterventionalPlan(forest, rows))
         self._interactions: _treeshap.InteractionsPlan | None = None
         base = self._explainer.base_values
         self.expected_value: float | Float64Array = float(base[0]) if self.n_outputs == 1 else base
 
     def method_for(self, rows: int) -> Method:
         """Returns the algorithm, kernel variant and instruction set that compute the values of so many rows."""
-        if isinstance(self._explainer, PathDependentExplainer):
-            return method_for(self._explainer, rows)
-        by_table = self._explainer.n_trees_by_table
-        variant = (
-            "tables-f32" if by_table == self._forest.n_trees else "walk-f64" if by_table == 0 else "tables-and-walk"
-        )
-        return Method("interventional_treeshap", variant, self._explainer.isa)
+        return method_for(self._explainer, self._forest.n_trees, rows)
 
     def shap_values(self, X: ArrayLike) -> Float64Array:
         """Returns float64 (n, players), or (n, players, outputs) when the model has several outputs.

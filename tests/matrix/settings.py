@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tests.matrix import lightgbm_models as lgb
+from tests.matrix import onnx_models
 from tests.matrix import xgboost_models as xgb
 
 if TYPE_CHECKING:
@@ -233,6 +234,7 @@ SETTINGS: tuple[Setting, ...] = (
             r"cross_entropy_lambda is not supported: its link, log\(1 \+ exp\(margin\)\)",
         ),
     ),
+    *_settings("ONNX file", *onnx_models.SETTINGS),
 )
 
 

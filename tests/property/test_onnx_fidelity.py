@@ -189,22 +189,20 @@ def chain(categories: list[float], missing: list[int]) -> dict[str, Any]:
 
 @settings(max_examples=150, deadline=None)
 @given(
-    links=st.lists(
-        st.tuples(st.one_of(st.integers(-3, 70).map(float), st.sampled_from(THRESHOLDS)), st.integers(0, 1)),
-        min_size=1,
-        max_size=40,
-    )
+    categories=st.lists(
+        st.one_of(st.integers(-3, 70).map(float), st.sampled_from(THRESHOLDS)), min_size=1, max_size=40
+    ),
+    nan_left=st.booleans(),
 )
-def test_a_chain_of_categories_is_one_split(links: list[tuple[float, int]]) -> None:
-    categories, missing = map(list, zip(*links, strict=True))
-    model = forests.onnx_model(chain(categories, missing), N)
+def test_a_chain_of_categories_is_one_split(categories: list[float], nan_left: bool) -> None:
+    model = forests.onnx_model(chain(categories, [int(nan_left)] * len(categories)), N)
     forest = read_forest(model)
     assert (forest.n_nodes, forest.max_depth) == (5, 2)
     first = np.array([*THRESHOLDS, np.nan, 1e9, -1e9, *range(-4, 72), *(i + 0.5 for i in range(-4, 72))], np.float32)
     rows = np.stack([first, np.resize(np.array([0, 1, np.nan], np.float32), len(first))], axis=1)
     np.testing.assert_array_equal(forest.predict(rows), serve(model, rows))
     # What it means: Shapley's values of a split on the whole set.
-    values, nan_left = tuple(np.float32(categories).tolist()), any(missing)
+    values = tuple(np.float32(categories).tolist())
     below = ("split", 0, values, "in", nan_left, ("leaf", 3.0, 7.0), ("leaf", -5.0, 2.0))
     tree = ("split", 1, 0.5, "<", False, below, ("leaf", 11.0, 9.0))
     phi = TreeExplainer(model).shap_values(rows)

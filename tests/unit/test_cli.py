@@ -481,6 +481,9 @@ def test_pack_matches_columns_by_name(booster: Path, tmp_path: Path, monkeypatch
         "missing": "seen",
         "key": None,
         "provenance": None,
+        "background": None,
+        "background_rows": None,
+        "covers": "model",
     }
 
 
@@ -504,6 +507,23 @@ def test_pack_takes_a_card(booster: Path, tmp_path: Path) -> None:
     card.write_text('license = "MIT"')
     error = one_error(xai("pack", str(booster), "--data", "-", *options, stdin=stdin))
     assert error == f"{card}: license is not a known key; did you mean 'licence'?"
+
+
+def test_pack_with_a_background(booster: Path, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.csv"
+    rows.write_text("age,debt,income\n" + "".join(f"{row / 9},{-row / 7},{row}\n" for row in range(20)))
+    given = ("pack", str(booster), "--data", str(rows), "--name", "loan", "--out", str(tmp_path))
+    result = xai(*given, "--background", str(rows), "--background-rows", "7")
+    assert result.exit_code == 0, result.stderr
+    background = np.load(tmp_path / "loan" / "1" / "background.npy")
+    assert (background.shape, background.dtype) == ((7, 3), np.float32)
+    assert set(background[:, 0].tolist()) <= set(range(20))  # income, the model's first
+    assert "there is no background" in one_error(xai(*given, "--background-rows", "7"))
+    rows.write_text("age,debt\n1,2\n")
+    other = tmp_path / "other.csv"
+    other.write_text("age,debt,income\n1,2,3\n")
+    given = (*given[:3], str(other), *given[4:])
+    assert f"{rows} line 1: no column for income" in one_error(xai(*given, "--background", str(rows)))
 
 
 @pytest.mark.parametrize(
@@ -536,7 +556,8 @@ def test_pack_refuses_what_is_no_model(tmp_path: Path) -> None:
     for name, message in (
         ("model.ubj", "it is no XGBoost model"),
         ("model.txt", "is no LightGBM model"),
-        ("model.onnx", "only .json, .ubj, .txt are read"),
+        ("model.onnx", "not an ONNX file"),
+        ("model.pt", "only .json, .ubj, .txt, .onnx are read"),
         ("model.pkl", "pickles are never loaded"),
     ):
         path = tmp_path / name

@@ -32,6 +32,8 @@ _COVERS = {
     "sum_hessian": "sums of the loss's second derivatives over the training rows",
     "data_count": "numbers of training rows",
     "weighted_count": "numbers of training rows, weighted",
+    "node_hitrates": "as the converter of the ONNX file wrote them",
+    "row_count": "numbers of the rows given when packing",
 }
 _RELATIONS = {
     True: "they are the training data",
@@ -164,10 +166,16 @@ def _outputs(manifest: Manifest) -> Section:
         facts.append(Fact("Favourable outcome", manifest.favourable_class))
     budget = manifest.latency_budget_ms
     facts += [
-        Fact("Explanation", f"TreeSHAP of the margin, exact; covers are {_COVERS.get(manifest.cover, manifest.cover)}"),
+        Fact("Explanation", _explanation(manifest)),
         Fact("Latency budget", None if budget is None else f"{budget:g} ms for each request, at most"),
     ]
     return Section("outputs", "What it answers", facts=tuple(facts))
+
+
+def _explanation(manifest: Manifest) -> str:
+    if manifest.explanation.algorithm == "interventional":
+        return "interventional SHAP of the margin, exact: the mean over the rows of the background"
+    return f"path-dependent TreeSHAP of the margin, exact; covers are {_COVERS.get(manifest.cover, manifest.cover)}"
 
 
 def _features(manifest: Manifest) -> Section:

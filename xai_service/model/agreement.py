@@ -15,6 +15,7 @@ import numpy as np
 
 from xai_service.errors import BundleMismatch, InvalidModel
 from xai_service.model.links import apply_link
+from xai_service.model.manifest import BACKGROUND_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from xai_service.types import Float32Array, Float64Array, Int64Array, Prediction
 
 _PREFIX = "xai."
-_PLAIN = ("cover", "link", "task")  # written as they are, the others as JSON
+_PLAIN = ("algorithm", "cover", "link", "task")  # written as they are, the others as JSON
 _ROUNDING = 1e-5  # ONNX Runtime approximates the logistic function to about 1e-7
 # As logarithms of odds or of a prediction, margins in the hundreds are as good as infinite. A base value beyond this is
 # a damaged leaf, whose attributions would cancel in numbers beside which no residual could be seen.
@@ -34,8 +35,11 @@ _LARGEST_LOGARITHM = 1e4
 
 def metadata_of(manifest: Manifest) -> dict[str, str]:
     """Returns what a model file that goes with ``manifest`` says of itself, for ``metadata_props``."""
+    background = manifest.files.get(BACKGROUND_FILE)
     said = {
         "cover": manifest.cover,
+        "algorithm": manifest.explanation.algorithm,
+        "background": None if background is None else background.sha256,
         "task": manifest.task,
         "link": manifest.link,
         "link_scale": manifest.link_scale,

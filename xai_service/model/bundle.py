@@ -1,4 +1,4 @@
-"""One version of one model on disk: ``REPO/<name>/<version>/{model.onnx, manifest.json, manifest.sig?, …}``.
+"""One version of one model on disk, ``REPO/<name>/<version>``: model.onnx, manifest.json and what they list beside.
 
 Each file is read once, into memory, and checked against its digest there; what is served are those very bytes, so
 nothing that happens to the files afterwards can change it. Digests find damage and mix-ups; whoever can replace all

@@ -38,6 +38,7 @@ SCHEMA = "xai.bundle/2"
 MODEL_FILE = "model.onnx"
 MANIFEST_FILE = "manifest.json"
 SIGNATURE_FILE = "manifest.sig"
+BACKGROUND_FILE = "background.npy"
 MAX_MANIFEST_BYTES = 16 << 20
 MAX_MODEL_BYTES = 1 << 30
 MAX_FILES = 32  # that a manifest may list, the model among them
@@ -47,7 +48,8 @@ Task = Literal[
     "binary_classification", "multiclass_classification", "multilabel_classification", "regression", "ranking"
 ]
 Link = Literal["identity", "logistic", "softmax", "exponential", "one_vs_all"]
-Cover = Literal["sum_hessian", "data_count", "weighted_count"]
+Cover = Literal["sum_hessian", "data_count", "weighted_count", "node_hitrates", "row_count", "none"]
+Algorithm = Literal["path_dependent", "interventional"]
 Kind = Literal["numeric", "categorical"]
 
 LINKS: Mapping[str, tuple[Link, ...]] = {
@@ -59,7 +61,10 @@ LINKS: Mapping[str, tuple[Link, ...]] = {
 }
 """The links that each task may have. A classifier's is identity where its leaves hold probabilities."""
 
-COVERS: tuple[Cover, ...] = ("sum_hessian", "data_count", "weighted_count")
+COVERS: tuple[Cover, ...] = ("sum_hessian", "data_count", "weighted_count", "node_hitrates", "row_count", "none")
+"""``node_hitrates``: as another converter wrote them, whatever they count; ``row_count``: counted when packing."""
+
+ALGORITHMS: tuple[Algorithm, ...] = ("path_dependent", "interventional")
 SCALED_LINKS: tuple[Link, ...] = ("logistic", "one_vs_all")
 """The links whose logistic function may be steeper or flatter than the usual one."""
 
@@ -154,6 +159,20 @@ class Parity:
 
 
 @dataclass(frozen=True, slots=True)
+class Explanation:
+    """How the model is explained.
+
+    Attributes:
+        algorithm: path-dependent TreeSHAP with the file's covers, or interventional SHAP against the rows of
+            ``background.npy``, which then is one of the bundle's files.
+        background_drawn: of interventional SHAP: how these rows were chosen, for people; else ``None``.
+    """
+
+    algorithm: Algorithm = "path_dependent"
+    background_drawn: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """Everything that a bundle says about its model.
 
@@ -175,6 +194,7 @@ class Manifest:
         parity: the certificate.
         made_by: version of each tool that made the bundle.
         provenance: who answers for the model, what it is for, and from what data and code it came.
+        explanation: how attributions are computed.
     """
 
     schema: str
@@ -194,6 +214,7 @@ class Manifest:
     parity: Parity
     made_by: Mapping[str, str]
     provenance: Provenance = field(default_factory=Provenance)
+    explanation: Explanation = Explanation()
 
     def to_json(self) -> bytes:
         """Returns the manifest as UTF-8 JSON, the same bytes for equal manifests."""
@@ -215,6 +236,8 @@ class Manifest:
         link = cast("Link", _one_of(root["link"], "link", LINKS[task]))
         classes = _classes(root["classes"], task)
         features = _features(root["features"])
+        files = _files(root["files"])
+        explanation = _explanation(root["explanation"], files)
         return Manifest(
             schema=schema,
             name=_name(root["name"], "name"),
@@ -223,16 +246,17 @@ class Manifest:
             task=task,
             link=link,
             link_scale=_link_scale(root["link_scale"], link),
-            cover=cast("Cover", _one_of(root["cover"], "cover", COVERS)),
+            cover=_cover(root["cover"], explanation),
             features=features,
             classes=classes,
             threshold=_threshold(root["threshold"], task),
             favourable_class=_favourable(root["favourable_class"], classes),
             latency_budget_ms=_budget(root["latency_budget_ms"]),
-            files=_files(root["files"]),
+            files=files,
             parity=_parity(root["parity"]),
             made_by=_made_by(root["made_by"]),
             provenance=provenance.parse(root["provenance"], "provenance", [feature.name for feature in features]),
+            explanation=explanation,
         )
 
 
@@ -363,6 +387,25 @@ def _digest(name: str, value: Any) -> FileDigest:
     if size > MAX_MODEL_BYTES:
         _wrong(f"{path}.size_bytes", f"{size} bytes; at most {MAX_MODEL_BYTES} are accepted")
     return FileDigest(sha256, size)
+
+
+def _explanation(value: Any, files: Mapping[str, FileDigest]) -> Explanation:
+    fields = _object(value, "explanation", Explanation)
+    algorithm = cast("Algorithm", _one_of(fields["algorithm"], "explanation.algorithm", ALGORITHMS))
+    drawn = fields["background_drawn"]
+    is_there = "one of" if BACKGROUND_FILE in files else "not one of"
+    if (algorithm == "interventional") != (BACKGROUND_FILE in files):
+        _wrong("explanation.algorithm", f"is {algorithm}, and {BACKGROUND_FILE} is {is_there} the files")
+    if (algorithm == "interventional") != (drawn is not None):
+        _wrong("explanation.background_drawn", "must be given with interventional explanations, and null with others")
+    return Explanation(algorithm, None if drawn is None else _text(drawn, "explanation.background_drawn"))
+
+
+def _cover(value: Any, explanation: Explanation) -> Cover:
+    cover = cast("Cover", _one_of(value, "cover", COVERS))
+    if cover == "none" and explanation.algorithm == "path_dependent":
+        _wrong("cover", "must not be none where explanations are path-dependent")
+    return cover
 
 
 def _parity(value: Any) -> Parity:

@@ -118,7 +118,7 @@ class OrtPredictor:
                     raise InvalidModel(f"output {name} is {found} for {n} rows, must be {dtype.__name__} {shape}")
 
 
-def _check_text(message: Any) -> None:
+def check_text(message: Any) -> None:
     """Refuses names that are not UTF-8, on which ONNX Runtime's Python part fails in ways of its own."""
     for field, value in message.ListFields():
         texts = field.type == field.TYPE_STRING
@@ -126,7 +126,7 @@ def _check_text(message: Any) -> None:
             continue
         for one in value if isinstance(value, Sequence) and not isinstance(value, (str, bytes)) else (value,):
             if not texts:
-                _check_text(one)
+                check_text(one)
             elif isinstance(one, bytes):  # what the parser makes of such text
                 raise InvalidModel(f"{field.full_name.removeprefix('onnx.')} is not UTF-8: {one[:64]!r}")
 
@@ -149,7 +149,7 @@ def _check_graph(model: onnx.ModelProto, outputs: tuple[str, ...]) -> None:
     missing = {"margin", *outputs} - {value.name for value in graph.output}
     if missing:
         raise InvalidModel(f"the graph lacks the outputs {sorted(missing)}")
-    _check_text(model)  # last: only now is the graph known to be small
+    check_text(model)  # last: only now is the graph known to be small
 
 
 def _check_size(graph: onnx.GraphProto) -> None:

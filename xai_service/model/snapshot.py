@@ -10,13 +10,20 @@ import numpy as np
 from xai_service import _treeshap
 from xai_service.errors import InvalidModel
 from xai_service.model.agreement import check_agreement
+from xai_service.model.background import read_background
 from xai_service.model.bundle import Bundle
 from xai_service.model.costs import Costs, calibrate
-from xai_service.model.manifest import Manifest
+from xai_service.model.manifest import BACKGROUND_FILE, Manifest
 from xai_service.model.onnx_trees import parse_model, read_forest
 from xai_service.model.probe_rows import rows_near_thresholds
 from xai_service.model.session import OUTPUTS, OrtPredictor
-from xai_service.treeshap import compile_explainer, method_for
+from xai_service.treeshap import (
+    InterventionalPlan,
+    PathDependentExplainer,
+    compile_explainer,
+    compile_interventional,
+    method_for,
+)
 from xai_service.types import Float32Array, Float64Array, Int64Array, Method, Prediction
 
 
@@ -40,7 +47,8 @@ class ModelSnapshot:
     base_values: Float64Array
     costs: Costs
     _predictor: OrtPredictor
-    _explainer: _treeshap.PathDependentExplainer
+    _explainer: PathDependentExplainer | InterventionalPlan
+    _n_trees: int
 
     @classmethod
     def load(cls, folder: Path) -> ModelSnapshot:
@@ -68,7 +76,7 @@ class ModelSnapshot:
                 f"the model computes {forest.n_outputs} margins; "
                 + ("a binary classifier has one" if due == 1 else f"there are {due} classes, with a margin each")
             )
-        explainer = compile_explainer(forest)
+        explainer = _explainer_of(bundle, forest)
         predictor = OrtPredictor(model, bundle.onnx_bytes, OUTPUTS[manifest.task], len(manifest.classes))
         rows = rows_near_thresholds(model, forest.n_features, forest.n_outputs)
         missing = np.full_like(rows[:1], np.nan)
@@ -76,7 +84,17 @@ class ModelSnapshot:
         names = tuple(feature.name for feature in manifest.features)
         costs = calibrate(predictor.predict, explainer.explain, rows)
         categorical = np.flatnonzero([feature.kind == "categorical" for feature in manifest.features])
-        return cls(manifest, bundle.onnx_sha256, names, categorical, explainer.base_values, costs, predictor, explainer)
+        return cls(
+            manifest,
+            bundle.onnx_sha256,
+            names,
+            categorical,
+            explainer.base_values,
+            costs,
+            predictor,
+            explainer,
+            forest.n_trees,
+        )
 
     @property
     def n_outputs(self) -> int:
@@ -85,7 +103,7 @@ class ModelSnapshot:
 
     def method_for(self, rows: int) -> Method:
         """Returns how the attributions of a batch of so many rows are computed."""
-        return method_for(self._explainer, rows)
+        return method_for(self._explainer, self._n_trees, rows)
 
     def predict(self, rows: Float32Array) -> Prediction:
         """Returns ONNX Runtime's answer for float32 (n, features) rows, n ≥ 1. Drops the GIL."""
@@ -96,6 +114,12 @@ class ModelSnapshot:
     ) -> _treeshap.ExplainJob:
         """Queues the rows' attributions on ``pool``, behind all live work when ``deferred``, and returns at once."""
         return self._explainer.submit(pool, rows, deferred=deferred)
+
+
+def _explainer_of(bundle: Bundle, forest: _treeshap.Forest) -> PathDependentExplainer | InterventionalPlan:
+    if bundle.manifest.explanation.algorithm == "path_dependent":
+        return compile_explainer(forest)
+    return compile_interventional(forest, read_background(bundle.files[BACKGROUND_FILE], forest.n_features))
 
 
 def _margins_due(manifest: Manifest) -> int | None:

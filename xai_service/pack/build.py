@@ -15,22 +15,28 @@ import onnxruntime
 import xai_service
 from xai_service.errors import InvalidModel, PackRefused
 from xai_service.model.agreement import metadata_of
+from xai_service.model.background import write_background
 from xai_service.model.manifest import (
+    BACKGROUND_FILE,
     MANIFEST_FILE,
     MAX_MODEL_BYTES,
     MODEL_FILE,
     SCHEMA,
+    Explanation,
     FileDigest,
     Manifest,
     Parity,
 )
+from xai_service.model.provenance import Background
 from xai_service.pack import onnx_writer, parity, readers, rows, signing
+from xai_service.pack.background import read_background_rows
 from xai_service.pack.card import read_statements
-from xai_service.pack.provenance import find_out, prove_monotonicity
+from xai_service.pack.covers import with_covers
+from xai_service.pack.provenance import digest_rows, find_out, prove_monotonicity
 from xai_service.pack.publish import destination, publish
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from xai_service.keys import PrivateKey
     from xai_service.pack.card import Features, Statements
@@ -57,6 +63,9 @@ def pack(
     key: PrivateKey | None = None,
     provenance: Statements | None = None,
     features: Features | None = None,
+    background: Any = None,
+    background_rows: int | None = None,
+    covers: Literal["model", "count"] = "model",
     progress: Callable[[str, float], None] | None = None,
 ) -> Path:
     """Writes the bundle ``out/name/version`` and returns its directory.
@@ -66,8 +75,9 @@ def pack(
     (`xai_service.pack.attributions`). A model that stopped early is cut at its best iteration.
 
     Args:
-        model: an XGBoost or LightGBM Booster, a model of either library's scikit-learn interface, or the path of a file
-            that its save_model wrote (.json or .ubj, .txt).
+        model: an XGBoost or LightGBM Booster, a model of either library's scikit-learn interface, the path of a file
+            that its save_model wrote (.json or .ubj, .txt), or an ONNX file that another converter made: its path, or a
+            ``ModelProto``.
         X: (n, features) array-like or DataFrame of numbers, n ≥ 1, NaN where missing: rows such as will be served.
             Where the model knows categories, a DataFrame holds the categories themselves, and an array their codes.
         name: of the model; letters, digits, ``.``, ``_``, ``-``, at most 128.
@@ -85,6 +95,12 @@ def pack(
         provenance: what you state of the model, for its card: the path of a TOML card (``docs/card.toml`` is one), a
             mapping with the same keys, or a `Provenance`. All of it is optional; nothing is made up for the rest.
         features: what you state of features, by name, as in a card's ``[features]``.
+        background: rows such as ``X`` to explain against, at most 10,000, some hundred are usual: attributions are then
+            interventional, and need no covers. ``None``: path-dependent.
+        background_rows: draw so many of them at random, without replacement, always the same.
+        covers: of an ONNX file of another converter: "model" takes those that it carries, if any; "count" counts the
+            rows of ``X`` through the trees. That is right where ``X`` is what the trees were trained on, each row once
+            and unweighted: not with bootstrap or sampling, nor for XGBoost, whose covers are sums of Hessians.
         progress: is told the stage and the share done of the whole, 0 to 1.
 
     Raises:
@@ -94,12 +110,20 @@ def pack(
     path = destination(Path(out), name, version)
     tell("read", 0.0)
     native = readers.read(model, raw_score=raw_score)
+    if background is None and background_rows is not None:
+        raise PackRefused("background_rows: there is no background to draw them from")
     values, columns = rows.read_rows(X, native.categorical, native.categories)
     if values.shape[1] != native.n_features:
         raise PackRefused(f"X has {values.shape[1]} columns, the model takes {native.n_features}")
     names = rows.name_features(native.n_features, given=feature_names, model=native.feature_names, columns=columns)
     described = rows.describe_features(values, names, missing, native)
     origin = find_out(read_statements(provenance, features, names), native, values, names)
+    native = with_covers(native, values, covers, has_background=background is not None)
+    compared_with = None if background is None else read_background_rows(background, native, names, background_rows)
+    files = {} if compared_with is None else {BACKGROUND_FILE: write_background(compared_with.rows)}
+    if compared_with is not None:
+        drawn = Background(digest_rows(compared_with.rows), compared_with.drawn)
+        origin = dataclasses.replace(origin, background=drawn)
 
     # Everything but the certificate, so that a wrong argument does not first cost the time of the proof.
     draft = _checked(
@@ -117,10 +141,11 @@ def pack(
             threshold=_threshold(native, threshold),
             favourable_class=favourable_class,
             latency_budget_ms=None if latency_budget_ms is None else _number("latency_budget_ms", latency_budget_ms),
-            files={MODEL_FILE: FileDigest("0" * 64, 0)},
+            files={MODEL_FILE: FileDigest("0" * 64, 0), **_digests(files)},
             parity=_UNPROVEN,
             made_by=_made_by(native),
             provenance=origin,
+            explanation=Explanation() if compared_with is None else Explanation("interventional", compared_with.drawn),
         )
     )
     tell("convert", 0.1)
@@ -144,15 +169,19 @@ def pack(
         X=values,
         names=names,
         threshold=draft.threshold,
+        background=None if compared_with is None else compared_with.rows,
         progress=lambda share: tell("prove", 0.2 + 0.7 * share),
     )
     tell("write", 0.9)
-    files = {MODEL_FILE: data}
-    digests = {file: FileDigest.of(content) for file, content in files.items()}
-    manifest = _checked(dataclasses.replace(draft, files=digests, parity=certificate, provenance=origin))
+    files = {MODEL_FILE: data, **files}
+    manifest = _checked(dataclasses.replace(draft, files=_digests(files), parity=certificate, provenance=origin))
     publish(path, files | signing.manifest_files(manifest, key))
     tell("done", 1.0)
     return path
+
+
+def _digests(files: Mapping[str, bytes]) -> dict[str, FileDigest]:
+    return {name: FileDigest.of(content) for name, content in files.items()}
 
 
 def _classes(native: NativeModel, given: Sequence[str] | None) -> tuple[str, ...]:

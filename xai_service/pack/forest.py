@@ -41,7 +41,7 @@ class Tree:
         missing_left: bool, whether NaN goes left.
         leaf: float32 (nodes, outputs added to), the leaf's contribution to the margins; 0 in splits.
         outputs: int64 (outputs added to,), which outputs these are.
-        cover: float64, finite, ≥ 0.
+        cover: float64, finite, ≥ 0; empty where the model carries none.
         set_begin: int64 (nodes + 1,): node i has the codes ``set_value[set_begin[i] : set_begin[i + 1]]``, or none.
         set_value: float32, whole numbers ≥ 0.
     """
@@ -86,6 +86,8 @@ def check_forest(trees: Sequence[Tree], n_features: int, n_outputs: int) -> None
         raise PackRefused(f"the model has more than {MAX_NODES} nodes")
     for number, tree in enumerate(trees):
         _check_tree(tree, number, n_features)
+        if len(tree.cover):
+            check_covers(tree, number)
     lacking = sorted(set(range(n_outputs)) - {int(output) for tree in trees for output in tree.outputs})
     if lacking:  # ONNX Runtime would leave its base value out
         raise PackRefused(f"output {lacking[0]} has no trees")
@@ -135,23 +137,28 @@ def _check_tree(tree: Tree, number: int, n_features: int) -> None:
     _refuse(~split & ~np.isfinite(tree.leaf).all(axis=1), number, "is a leaf whose value is not finite in float32")
     if not ((codes >= 0) & (codes == np.floor(codes)) & (codes < 1 << 24)).all():
         raise PackRefused(f"tree {number} has a category whose code is no whole number below 2^24")
-    _check_covers(tree.cover, tree.left, tree.right, number)
 
 
-def _check_covers(cover: Float64Array, left: Int64Array, right: Int64Array, tree: int) -> None:
-    _refuse(~np.isfinite(cover) | (cover < 0), tree, "has a cover that is not a finite number, 0 or greater")
+def check_covers(tree: Tree, number: int) -> None:
+    """Checks that the covers of the tree of this number make sense.
+
+    Raises:
+        PackRefused: they do not; says where.
+    """
+    cover, left, right = tree.cover, tree.left, tree.right
+    _refuse(~np.isfinite(cover) | (cover < 0), number, "has a cover that is not a finite number, 0 or greater")
     if left[0] < 0:
         return
     if cover[0] == 0:
-        raise PackRefused(f"tree {tree}: no row covers it (its root's cover is 0), so it cannot be explained")
+        raise PackRefused(f"tree {number}: no row covers it (its root's cover is 0), so it cannot be explained")
     if (cover == 1).all():  # how converters fill in covers that they do not have
-        raise PackRefused(f"tree {tree} has cover 1.0 on every node: these are no covers, which explanations need")
+        raise PackRefused(f"tree {number} has cover 1.0 on every node, as converters write that have no covers")
     # Explanations weigh the branches by their share of the parent's cover: shares that do not add up to 1 would not
     # add up to the margin.
     split = left >= 0
     below = np.where(split, cover[left] + cover[right], cover)
     wrong = np.abs(below - cover) > _COVER_TOLERANCE * cover
-    _refuse(wrong, tree, "has a cover that is not the sum of its children's covers")
+    _refuse(wrong, number, "has a cover that is not the sum of its children's covers")
 
 
 def _refuse(wrong: NDArray[np.bool_], tree: int, what: str) -> None:

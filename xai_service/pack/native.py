@@ -42,6 +42,7 @@ class NativeModel:
         contributions: attributions for rows such as ``predict`` takes, computed by other means than ours: (n, features,
             outputs), and the margins expected before any feature is known, (outputs,). ``None`` where nothing can.
         contributions_by: what computes them, such as "xgboost pred_contribs".
+        why_no_covers: where ``cover`` is "none": the reason, for people.
     """
 
     made_by: Mapping[str, str]
@@ -61,6 +62,7 @@ class NativeModel:
     contributions_by: str | None = None
     hyper_parameters: Mapping[str, Scalar] = field(default_factory=dict)
     monotonicity: tuple[Monotonicity, ...] | None = None
+    why_no_covers: str = ""
 
     @property
     def n_outputs(self) -> int:

@@ -9,8 +9,8 @@
       the others:  margin ── link ── prediction FP32 [n, outputs]
 
 Outputs stand in the order ``label, probabilities, margin`` or ``prediction, margin``. Nodes stand tree by tree, root
-first; covers are in ``nodes_hitrates``, which ONNX Runtime ignores. ``metadata_props`` say the rest: see
-`xai_service.model.agreement`. Equal models give equal bytes.
+first; covers, if there are any, are in ``nodes_hitrates``, which ONNX Runtime ignores. ``metadata_props`` say the rest:
+see `xai_service.model.agreement`. Equal models give equal bytes.
 
 A split by a set of codes is a chain of ``BRANCH_EQ``, one for each code, that share their true child (ADR 8). The
 ai.onnx.ml opset is 3, not 5, which has sets: the newer ``TreeEnsemble`` has no place for the covers of leaves.
@@ -171,7 +171,7 @@ def _ensemble(trees: Sequence[Tree], base: Float64Array) -> NodeProto:
             _ints("nodes_truenodeids", joined("nodes_truenodeids")),
             _ints("nodes_falsenodeids", joined("nodes_falsenodeids")),
             _ints("nodes_missing_value_tracks_true", joined("nodes_missing_value_tracks_true")),
-            _floats("nodes_hitrates", joined("nodes_hitrates")),
+            *([_floats("nodes_hitrates", joined("nodes_hitrates"))] if len(trees[0].cover) else []),
             _ints("target_treeids", of_tree),
             _ints("target_nodeids", of_node),
             _ints("target_ids", of_output),
@@ -206,7 +206,7 @@ def _laid_out(tree: Tree) -> dict[str, NDArray[Any]]:
         "nodes_truenodeids": np.where(is_leaf, 0, first[tree.left[own]]),
         "nodes_falsenodeids": np.where(is_leaf, 0, np.where(last, first[tree.right[own]], ids + 1)),
         "nodes_missing_value_tracks_true": tree.missing_left[own],
-        "nodes_hitrates": tree.cover[own],
+        "nodes_hitrates": tree.cover[own] if len(tree.cover) else tree.cover,
     }
 
 

@@ -56,6 +56,7 @@ def prove(
     X: Float32Array,
     names: Sequence[str],
     threshold: float | None,
+    background: Float32Array | None = None,
     progress: Callable[[float], None],
 ) -> Parity:
     """Returns the certificate that the ONNX file ``model`` answers as ``native`` does.
@@ -66,6 +67,7 @@ def prove(
         X: float32 (n, features), the caller's rows, n ≥ 1, NaN where missing, never infinite.
         names: of the features.
         threshold: of a binary classifier's label, else ``None``.
+        background: float32 (rows, features) to explain against; ``None`` for path-dependent explanations.
         progress: is told the share done, 0 to 1.
 
     Raises:
@@ -94,6 +96,7 @@ def prove(
         probes=probes,
         margins=margins,
         names=names,
+        background=background,
         progress=lambda share: progress(0.5 + 0.5 * share),
     )
     count = {k: sum(probe.kind == k for probe in probes) for k in ("caller", "missing", "threshold", "category")}

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 # The model's library → its reader in this package. A model may be of a class derived from the library's.
-_LIBRARIES: Mapping[str, str] = {"xgboost": "xgboost", "lightgbm": "lightgbm"}
-_SUFFIXES: Mapping[str, str] = {".json": "xgboost", ".ubj": "xgboost", ".txt": "lightgbm"}
+_LIBRARIES: Mapping[str, str] = {"xgboost": "xgboost", "lightgbm": "lightgbm", "onnx": "onnx_file"}
+_SUFFIXES: Mapping[str, str] = {".json": "xgboost", ".ubj": "xgboost", ".txt": "lightgbm", ".onnx": "onnx_file"}
 _PICKLES = (".pkl", ".pickle", ".joblib", ".dill", ".cloudpickle")
 
 
@@ -66,7 +66,7 @@ def _of_file(path: Path) -> str:
     if suffix not in _SUFFIXES:
         raise PackRefused(
             f"{path}: only {', '.join(_SUFFIXES)} are read: .json and .ubj as XGBoost's save_model writes them, "
-            ".txt as LightGBM's does"
+            ".txt as LightGBM's does, .onnx as converters do"
         )
     if not path.is_file():
         raise PackRefused(f"{path}: there is no such file")

@@ -214,13 +214,15 @@ def test_onnx_contract(X: Float32Array, booster: xgboost.Booster, tmp_path: Path
     assert readers == ["TreeEnsembleRegressor"]
     assert list(model.graph.node[0].output) == ["margin"]
     properties = {entry.key: entry.value for entry in model.metadata_props}
-    assert [properties.pop(f"xai.{key}") for key in ("cover", "link", "task")] == [
+    assert [properties.pop(f"xai.{key}") for key in ("algorithm", "cover", "link", "task")] == [
+        "path_dependent",
         "sum_hessian",
         "logistic",
         "binary_classification",
     ]
     assert {key: json.loads(value) for key, value in properties.items()} == {
         "xai.feature_names": ["a", "b", "c", "d", "é"],
+        "xai.background": None,
         "xai.allows_missing": [True, True, True, True, False],
         "xai.classes": ["0", "1"],
         "xai.threshold": 0.5,
