@@ -74,6 +74,8 @@ def prove(
     callers = caller_probes(X)
     of_splits, reached, total = split_probes(X, native.trees, names)
     probes = [*callers, *missing_probes(X, names), *category_probes(X, native.trees, names), *of_splits]
+    if not native.takes_missing:  # and so X has none, and the service lets none pass
+        probes = [probe for probe in probes if not any(map(math.isnan, probe.edits.values()))]
     gate = _Gate(native, threshold, RELATIVE_TOLERANCE * _scale(native, X, callers))
     session = open_session(model)
     outputs = [output.name for output in session.get_outputs()]

@@ -18,8 +18,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 # The model's library → its reader in this package. A model may be of a class derived from the library's.
-_LIBRARIES: Mapping[str, str] = {"xgboost": "xgboost", "lightgbm": "lightgbm"}
-_SUFFIXES: Mapping[str, str] = {".json": "xgboost", ".ubj": "xgboost", ".txt": "lightgbm"}
+# XGBoost, LightGBM and CatBoost derive theirs from scikit-learn's base classes.
+_LIBRARIES: Mapping[str, str] = {
+    "xgboost": "xgboost",
+    "lightgbm": "lightgbm",
+    "catboost": "catboost",
+    "sklearn": "sklearn",
+}
+_SUFFIXES: Mapping[str, str] = {".json": "xgboost", ".ubj": "xgboost", ".txt": "lightgbm", ".cbm": "catboost"}
 _PICKLES = (".pkl", ".pickle", ".joblib", ".dill", ".cloudpickle")
 
 
