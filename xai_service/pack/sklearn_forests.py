@@ -3,10 +3,13 @@
 A forest averages its trees. A classifier's leaves hold shares of the classes, so that its margins are probabilities
 and its link is the identity; of two classes the margin is the probability of the second.
 
-Ties. Forests of pure leaves often put half of their trees on each side, and scikit-learn, which adds in float64, then
-takes the first class. Sums of float32 leaves such as 1/100 would end beside 1/2, on either side. So leaves are stored
-as their distance from an even share, 1/classes, which is the base value instead: of equal votes these distances add up
-to almost nothing, and adding the base value rounds that away.
+Ties. Forests of pure leaves often give two classes equally many trees, and scikit-learn, which adds in float64, then
+takes the first. Sums of float32 leaves such as 1/100 would end beside 1/2, or each beside the other, on either side:
+
+* Of two classes leaves are stored as their distance from an even share, 1/2, which is the base value instead: of equal
+  votes these distances add up to almost nothing, and adding the base value rounds that away.
+* Of several classes, in forests of up to 128 trees, leaves are stored as multiples of 2^-24: these add up exactly. A
+  share may so be off by up to 128 halves of 2^-24, 4e-6. Larger forests may take another of the tied classes.
 
 An isolation forest's score is 2^(-d/c): d is the mean length of the row's paths through the trees, c what it would be
 in a random tree (Liu, Ting and Zhou, 2008, equations 1 and 2). The margin is its logarithm, -d ln 2 / c, a sum over
@@ -36,6 +39,9 @@ if TYPE_CHECKING:
     from xai_service.pack.native import Predict
     from xai_service.types import Float32Array, Float64Array, Int64Array
 
+_STEP = 2.0**-24
+_MOST_EXACT_TREES = 128
+
 
 def read_forest(model: Any) -> NativeModel:
     """Returns the description of a fitted tree, or of a forest that averages trees.
@@ -43,12 +49,15 @@ def read_forest(model: Any) -> NativeModel:
     Raises:
         PackRefused: several targets of more than two classes, or a single class.
     """
-    task, n_outputs, centre = _task(model)
+    task, n_outputs = _task(model)
     trees = getattr(model, "estimators_", None) or [model]
-    plain = [
-        plain_tree(tree.tree_, (_leaves(tree.tree_, task) - centre) / len(trees), np.arange(n_outputs))
-        for tree in trees
-    ]
+    halves = len(trees) > 1 and task in ("binary_classification", "multilabel_classification")
+    centre = 0.5 if halves else 0.0
+    steps = task == "multiclass_classification" and 1 < len(trees) <= _MOST_EXACT_TREES
+    plain = []
+    for tree in trees:
+        leaves = (_leaves(tree.tree_, task) - centre) / len(trees)
+        plain.append(plain_tree(tree.tree_, np.rint(leaves / _STEP) * _STEP if steps else leaves, np.arange(n_outputs)))
     return _native(model, plain, np.full(n_outputs, centre), task, _predictor(model, task))
 
 
@@ -108,10 +117,10 @@ def average_path_length(n: NDArray[Any]) -> Float64Array:
     return np.asarray(np.where(n <= 1, 0.0, np.where(n == 2, 1.0, several)))
 
 
-def _task(model: Any) -> tuple[Task, int, float]:
-    """Returns what a tree or forest predicts, in how many outputs, and an even share of them."""
+def _task(model: Any) -> tuple[Task, int]:
+    """Returns what a tree or forest predicts, and in how many outputs."""
     if not is_classifier(model):
-        return "regression", model.n_outputs_, 0.0
+        return "regression", model.n_outputs_
     n_classes = np.atleast_1d(model.n_classes_)
     if (n_classes < 2).any():
         raise PackRefused("the classifier was trained on a single class: there is nothing to explain")
@@ -121,10 +130,10 @@ def _task(model: Any) -> tuple[Task, int, float]:
                 f"a classifier of several targets of more than two classes ({n_classes.max()}) is not supported: train "
                 "one for each target"
             )
-        return "multilabel_classification", len(n_classes), 0.5
+        return "multilabel_classification", len(n_classes)
     if n_classes[0] == 2:
-        return "binary_classification", 1, 0.5
-    return "multiclass_classification", int(n_classes[0]), float(np.float32(1 / n_classes[0]))
+        return "binary_classification", 1
+    return "multiclass_classification", int(n_classes[0])
 
 
 def _leaves(tree: Any, task: Task) -> Float64Array:

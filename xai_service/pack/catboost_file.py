@@ -1,0 +1,62 @@
+"""Loads CatBoost's files, which are not to be trusted.
+
+CatBoost ends the whole process, beyond any exception, on some damaged files: it runs out of memory, or gives up in C++.
+So another process, of limited memory and time, first does with the file all that packing will do.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import catboost
+
+from xai_service.errors import PackRefused
+from xai_service.model.manifest import MAX_MODEL_BYTES
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_SECONDS = 300
+_MEMORY_BYTES = 8 << 30  # of addresses; CatBoost alone takes 1 GB
+_TRIAL = """
+import os, resource, sys, tempfile
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[3]), int(sys.argv[3])))
+import catboost
+model = catboost.CatBoost().load_model(sys.argv[1], format=sys.argv[2])
+row = [[0.0] * len(model.feature_names_)]
+with tempfile.TemporaryDirectory() as folder:
+    path = os.path.join(folder, "model.json")
+    model.save_model(path, format="json")
+    copy = catboost.CatBoost().load_model(path, format="json")
+if not (model.get_cat_feature_indices() or model.get_text_feature_indices() or model.get_embedding_feature_indices()):
+    model.predict(row)
+    copy.get_feature_importance(catboost.Pool(row), type="ShapValues")
+"""
+
+
+def load_file(path: Path) -> catboost.CatBoost:
+    """Returns the model in a .cbm or .json file.
+
+    Raises:
+        PackRefused: CatBoost cannot read the file, or not within 8 GB and 5 minutes; says what to do.
+    """
+    kind = path.suffix.lower().removeprefix(".")
+    wrong = PackRefused(
+        f"{path}: CatBoost cannot read it: it is no CatBoost model, or damaged or cut short; write it again with "
+        "save_model"
+    )
+    size = path.stat().st_size
+    if size > MAX_MODEL_BYTES:
+        raise PackRefused(f"{path}: has {size} bytes; at most {MAX_MODEL_BYTES} are read")
+    command = [sys.executable, "-P", "-c", _TRIAL, str(path.absolute()), kind, str(_MEMORY_BYTES)]
+    try:
+        # The arguments are a program of ours and a path, and no shell sees them.
+        subprocess.run(command, check=True, capture_output=True, timeout=_SECONDS)  # noqa: S603
+        return catboost.CatBoost().load_model(str(path), format=kind)
+    except subprocess.TimeoutExpired as error:
+        raise PackRefused(f"{path}: CatBoost has not read it within {_SECONDS} seconds") from error
+    except (subprocess.CalledProcessError, catboost.CatBoostError, OSError, ValueError) as error:
+        raise wrong from error
