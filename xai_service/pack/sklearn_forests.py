@@ -85,9 +85,7 @@ def read_isolation_forest(model: Any) -> NativeModel:
     return _native(model, plain, np.zeros(1), "regression", predict)
 
 
-def plain_tree(
-    tree: Any, value: Float64Array, outputs: Int64Array, *, columns: Int64Array | None = None
-) -> PlainTree:
+def plain_tree(tree: Any, value: Float64Array, outputs: Int64Array, *, columns: Int64Array | None = None) -> PlainTree:
     """Returns one of scikit-learn's trees.
 
     Args:
