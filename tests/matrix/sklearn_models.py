@@ -54,23 +54,17 @@ def fitted(model: Any, target: str, *, filled: bool = False, **options: Any) -> 
 
 def of_sklearn(model: Any, **given: Any) -> Case:
     """Describes a model by what its methods answer, and shap where it reads such models."""
-    found = {"takes_missing": not isinstance(model, (GradientBoostingClassifier, GradientBoostingRegressor))}
+    found: dict[str, Any] = {
+        "takes_missing": not isinstance(model, (GradientBoostingClassifier, GradientBoostingRegressor))
+    }
     if isinstance(model, IsolationForest):
-        margin, outputs, contributions = _of_isolation(model)
+        found["margin"], found["outputs"], found["contributions"] = _of_isolation(model)
     else:
-        margin, outputs, contributions = _margin(model), _outputs(model), _by_shap(model)
-    if isinstance(model, GradientBoostingClassifier) and model.estimators_.shape[1] > 1:
-        contributions = None  # shap reads those of two classes only
-        found["trees"] = lambda: _boosted_trees(model)
-    return Case(
-        model=model,
-        margin=margin,
-        outputs=outputs,
-        contributions=contributions,
-        reference=SHAP,
-        thresholds=_thresholds(model),
-        **{**found, **given},
-    )
+        found |= {"margin": _margin(model), "outputs": _outputs(model), "contributions": _by_shap(model)}
+    if isinstance(model, GradientBoostingClassifier) and (model.estimators_.shape[1] > 1 or model.init == "zero"):
+        # shap reads those of two classes only, and none that start at zero.
+        found |= {"contributions": None, "trees": lambda: _boosted_trees(model)}
+    return Case(**{"model": model, "reference": SHAP, "thresholds": _thresholds(model), **found, **given})
 
 
 def _margin(model: Any) -> Callable[[Float32Array], Any]:
@@ -100,9 +94,10 @@ def _by_shap(model: Any) -> Callable[[Float32Array], Float64Array]:
     def contributions(rows: Float32Array) -> Float64Array:
         explainer = shap.TreeExplainer(model, feature_perturbation="tree_path_dependent")
         found = np.asarray(explainer.shap_values(rows, check_additivity=False)).reshape(*rows.shape, -1)
-        several = np.ndim(getattr(model, "n_classes_", 0)) > 0 or isinstance(getattr(model, "n_classes_", 0), list)
-        if several or (hasattr(model, "predict_proba") and found.shape[2] == 2):
-            return found[:, :, 1::2]  # of each pair the second: class 1
+        if isinstance(getattr(model, "n_classes_", None), list):  # shap makes the shares of all labels add up to 1
+            return found[:, :, 1::2] * len(model.n_classes_)
+        if hasattr(model, "predict_proba") and found.shape[2] == 2:
+            return found[:, :, 1:]
         return found
 
     return contributions

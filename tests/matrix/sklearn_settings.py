@@ -58,7 +58,7 @@ SKLEARN: tuple[Setting, ...] = tuple(
         ("`GradientBoostingClassifier`", skl.boosting("well paid")),
         ("`GradientBoostingClassifier`, `loss=exponential`", skl.boosting("well paid", loss="exponential")),
         ("`GradientBoostingClassifier` of several classes", skl.boosting("third"), BRUTE),
-        ("`GradientBoostingClassifier`, `init=zero`", skl.boosting("well paid", init="zero")),
+        ("`GradientBoostingClassifier`, `init=zero`", skl.boosting("well paid", init="zero"), BRUTE),
         (
             "`GradientBoostingClassifier`, row and column sampling",
             skl.boosting("well paid", subsample=0.5, max_features=4),

@@ -110,7 +110,9 @@ def test_attributions_that_no_library_computes(setting: Setting, tmp_path: Path)
     """Against brute force on the trees that the library itself holds."""
     case = setting.train()
     assert case.contributions is None
-    explainer = TreeExplainer(pack(case.model, case.rows_to_pack, name="m", out=tmp_path) / "model.onnx")
+    explainer = TreeExplainer(
+        pack(case.model, case.rows_to_pack, name="m", out=tmp_path, **case.options) / "model.onnx"
+    )
     trees = case.trees()
     assert len(trees) == np.size(explainer.expected_value)
     rows = rows_to_compare(case)[[0, 130, 150, 200]]

@@ -22,7 +22,7 @@ import catboost
 import numpy as np
 
 from xai_service.errors import PackRefused
-from xai_service.pack.catboost_file import load_file as load
+from xai_service.pack.catboost_file import load, survives
 from xai_service.pack.forest import check_forest
 from xai_service.pack.native import NativeModel
 from xai_service.pack.plain_trees import PlainTree, packed_trees
@@ -70,8 +70,8 @@ _REASONS: Mapping[str, str] = {
 }
 _RAW_SCORE_HINT = "or pack its raw score as a regression (raw_score=True, --raw-score)"
 _NO_COVERS = (
-    "the model lacks the weights of its leaves, which explanations need, as one that went through ONNX or CoreML does: "
-    "pack the model as it was trained, or its .cbm file"
+    "the model lacks the weights of its leaves, which explanations need, as one that went through ONNX or CoreML does; "
+    "CatBoost itself fails to write it: pack the model as it was trained, or its .cbm file"
 )
 _MADE_OF = {"OnlineCtr": "categories", "OneHotFeature": "categories", "EstimatedFeature": "texts or embeddings"}
 
@@ -96,7 +96,6 @@ def read(model: Any, *, raw_score: bool = False) -> NativeModel:
     if not model.is_fitted():
         raise PackRefused("the model is not fitted")
     _refuse_features(model)
-    _refuse_without_weights(model)
     description, copy = _through_json(model)
     objective = _objective(description)
     task: Task = "regression"
@@ -142,22 +141,15 @@ def _refuse_features(model: Any) -> None:
             )
 
 
-def _refuse_without_weights(model: Any) -> None:
-    """Refuses a model that CatBoost itself read from ONNX: it ends the process when it is to write that as JSON.
-
-    CatBoost then returns for weights whatever stands in memory, which is never a set of plausible ones.
-    """
-    weights = np.asarray(model.get_leaf_weights(), np.float64)
-    plausible = np.isfinite(weights) & ((weights == 0) | (weights > 1e-30))
-    if not plausible.all() or not weights.any():
-        raise PackRefused(_NO_COVERS)
-
-
 def _through_json(model: Any) -> tuple[dict[str, Any], catboost.CatBoost]:
     """Returns what CatBoost writes of the model, and what it reads of that."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.json"
+        path = Path(folder) / "model.cbm"
         try:
+            model.save_model(str(path), format="cbm")
+            if not survives(path):
+                raise PackRefused(_NO_COVERS)
+            path = path.with_suffix(".json")
             model.save_model(str(path), format="json")
             description: dict[str, Any] = json.loads(path.read_bytes())
             return description, catboost.CatBoost().load_model(str(path), format="json")
@@ -287,7 +279,7 @@ def _class_names(model: Any, task: Task, n_outputs: int) -> tuple[str, ...] | No
 def _predictor(model: Any, link: Link, n_outputs: int, *, raw_score: bool) -> Predict:
     def predict(rows: Float32Array) -> tuple[NDArray[Any], NDArray[Any]]:
         def ask(kind: str) -> NDArray[Any]:
-            return np.asarray(model.predict(rows, prediction_type=kind)).reshape(len(rows), -1)
+            return np.asarray(catboost.CatBoost.predict(model, rows, kind)).reshape(len(rows), -1)
 
         margin = ask("RawFormulaVal")
         if raw_score or link == "identity":

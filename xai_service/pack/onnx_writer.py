@@ -8,8 +8,7 @@
       multi-label: margin ── link ── probabilities FP32 [n, classes]
       the others:  margin ── link ── prediction FP32 [n, outputs]
 
-Outputs stand in the order ``label, probabilities, margin`` or ``prediction, margin``. A classifier's identity link
-cuts at 0 and 1, beyond which float32 sums of probabilities may end by rounding. Nodes stand tree by tree, root
+Outputs stand in the order ``label, probabilities, margin`` or ``prediction, margin``. Nodes stand tree by tree, root
 first; covers are in ``nodes_hitrates``, which ONNX Runtime ignores. ``metadata_props`` say the rest: see
 `xai_service.model.agreement`. Equal models give equal bytes.
 
@@ -70,7 +69,7 @@ def write_onnx(
     elif task in ("multiclass_classification", "multilabel_classification"):
         if task == "multiclass_classification":
             graph.label()
-        graph.probabilities(link, link_scale, "probabilities")
+        graph.apply(link, link_scale, "probabilities")
         graph.output("probabilities", TensorProto.FLOAT, graph.width)
     else:
         graph.apply(link, link_scale, "prediction")
@@ -122,17 +121,9 @@ class _Links:
             operators = {"identity": "Identity", "exponential": "Exp", "logistic": "Sigmoid", "one_vs_all": "Sigmoid"}
             self._node(operators[link], [source], output)
 
-    def probabilities(self, link: Link, scale: float, output: str) -> None:
-        if link != "identity":
-            self.apply(link, scale, output)
-            return
-        self._number("least", 0.0)
-        self._number("most", 1.0)
-        self._node("Clip", ["margin", "least", "most"], output)
-
     def binary(self, link: Link, scale: float, threshold: float) -> None:
+        self.apply(link, scale, "positive")
         self._number("one", 1.0)
-        self.probabilities(link, scale, "positive")
         self._node("Sub", ["one", "positive"], "negative")
         self._node("Concat", ["negative", "positive"], "probabilities", axis=1)
         self._number("threshold", threshold)

@@ -4,12 +4,14 @@ A forest averages its trees. A classifier's leaves hold shares of the classes, s
 and its link is the identity; of two classes the margin is the probability of the second.
 
 Ties. Forests of pure leaves often give two classes equally many trees, and scikit-learn, which adds in float64, then
-takes the first. Sums of float32 leaves such as 1/100 would end beside 1/2, or each beside the other, on either side:
+takes the first. Sums of float32 leaves such as 1/100 would end beside 1/2, or each beside the other, on either side,
+and beyond 0 and 1. So
 
-* Of two classes leaves are stored as their distance from an even share, 1/2, which is the base value instead: of equal
-  votes these distances add up to almost nothing, and adding the base value rounds that away.
-* Of several classes, in forests of up to 128 trees, leaves are stored as multiples of 2^-24: these add up exactly. A
-  share may so be off by up to 128 halves of 2^-24, 4e-6. Larger forests may take another of the tied classes.
+* of two classes leaves are stored as their distance from an even share, 1/2, which is the base value instead: of equal
+  votes these distances add up to almost nothing, and adding the base value rounds that away;
+* in forests of up to 128 trees leaves are cut to multiples of 2^-24, of distances 2^-25, which add up exactly, and never
+  to more than 1. A share may so be off by 128 of these, 8e-6, and is by less than 2e-6 where leaves vary. Larger forests
+  may take another of several tied classes.
 
 An isolation forest's score is 2^(-d/c): d is the mean length of the row's paths through the trees, c what it would be
 in a random tree (Liu, Ting and Zhou, 2008, equations 1 and 2). The margin is its logarithm, -d ln 2 / c, a sum over
@@ -39,7 +41,6 @@ if TYPE_CHECKING:
     from xai_service.pack.native import Predict
     from xai_service.types import Float32Array, Float64Array, Int64Array
 
-_STEP = 2.0**-24
 _MOST_EXACT_TREES = 128
 
 
@@ -53,11 +54,12 @@ def read_forest(model: Any) -> NativeModel:
     trees = getattr(model, "estimators_", None) or [model]
     halves = len(trees) > 1 and task in ("binary_classification", "multilabel_classification")
     centre = 0.5 if halves else 0.0
-    steps = task == "multiclass_classification" and 1 < len(trees) <= _MOST_EXACT_TREES
+    cut = task != "regression" and 1 < len(trees) <= _MOST_EXACT_TREES
+    step = 2.0**-25 if halves else 2.0**-24
     plain = []
     for tree in trees:
         leaves = (_leaves(tree.tree_, task) - centre) / len(trees)
-        plain.append(plain_tree(tree.tree_, np.rint(leaves / _STEP) * _STEP if steps else leaves, np.arange(n_outputs)))
+        plain.append(plain_tree(tree.tree_, np.trunc(leaves / step) * step if cut else leaves, np.arange(n_outputs)))
     return _native(model, plain, np.full(n_outputs, centre), task, _predictor(model, task))
 
 
