@@ -141,9 +141,10 @@ def pack(
     as_json: bool,
     **settings: Any,
 ) -> None:
-    """Turn a model file of XGBoost or LightGBM into a bundle that can be served.
+    """Turn a model file of XGBoost, LightGBM or CatBoost into a bundle that can be served.
 
-    MODEL is what save_model() wrote: .ubj or .json of XGBoost, .txt of LightGBM. The bundle is proven equal to it on
+    MODEL is what save_model() wrote: .ubj or .json of XGBoost, .txt of LightGBM, .cbm or .json of CatBoost.
+    scikit-learn's models have no such files: pack them in Python, with xai_service.pack.pack(). The bundle is proven equal to it on
     the rows of --data, in which categories are codes.
     """
     from xai_service import report

@@ -32,7 +32,10 @@ def trained(target: str, loss: str, **parameters: Any) -> Callable[[], Case]:
 
     def train() -> Case:
         model = catboost.CatBoost({**_COMMON, "loss_function": loss, **parameters})
-        return of_catboost(model.fit(catboost.Pool(people().rows, people().targets[target])))
+        labels = people().targets[target]
+        if loss in ("Logloss", "MultiClass", "MultiClassOneVsAll"):
+            labels = labels.astype(int)
+        return of_catboost(model.fit(catboost.Pool(people().rows, labels)))
 
     return train
 

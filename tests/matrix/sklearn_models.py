@@ -231,17 +231,21 @@ def of_frame() -> Case:
 
 def names_for_classes() -> Case:
     names = np.array(["badly", "middling", "well"])[people().targets["third"].astype(int)]
-    return of_sklearn(RandomForestClassifier(8, max_depth=5, random_state=0).fit(people().rows, names))
+    return of_sklearn(
+        RandomForestClassifier(8, max_depth=5, random_state=0).fit(people().filled, names), X=people().filled
+    )
 
 
 def weighted() -> Case:
     weights = np.linspace(0.1, 3, len(people().rows))
     model = RandomForestClassifier(8, max_depth=5, random_state=0, class_weight="balanced")
-    return of_sklearn(model.fit(people().rows, people().targets["well paid"], sample_weight=weights))
+    return of_sklearn(
+        model.fit(people().filled, people().targets["well paid"], sample_weight=weights), X=people().filled
+    )
 
 
 def columns_by_name() -> Case:
-    frame = people().frame().assign(region=people().rows[:, REGION], married=people().rows[:, MARRIED])
+    frame = people().frame().assign(region=people().rows[:, REGION], married=people().rows[:, MARRIED]).fillna(-1)
     case = of_sklearn(RandomForestRegressor(8, max_depth=5, random_state=0).fit(frame, people().targets["wage"]))
     asked = {name: _named(getattr(case, name), list(frame.columns)) for name in ("margin", "outputs")}
     return Case(**{**vars(case), **asked, "X": frame})

@@ -42,7 +42,7 @@ def test_only_the_bindings_include_python():
 def test_serving_loads_no_ml_framework():
     code = (
         "import sys, xai_service.wire.server, xai_service.client\n"
-        "frameworks = ('xgboost', 'lightgbm', 'sklearn', 'shap', 'treelite', 'pandas', 'scipy')\n"
+        "frameworks = ('xgboost', 'lightgbm', 'catboost', 'sklearn', 'shap', 'treelite', 'pandas', 'scipy')\n"
         "print([m for m in frameworks if m in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)

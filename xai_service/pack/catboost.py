@@ -5,10 +5,10 @@ among it unless the feature's missing values count as its greatest (``nan_mode=M
 for each level, the last one at its root: leaf i lies where the bits of i say which splits were passed, the first split
 being the lowest bit.
 
-CatBoost's own attributions (``ShapValues``) are compared with. Two ways in which they go wrong are known from its issues:
-of trees that are not symmetric they do not add up until the model was saved and loaded again (2136), so they are asked
-of a copy; and where a leaf that no training row reached has a value, as monotone constraints leave it, CatBoost counts
-the rows to explain instead of the training's (1956), so that they depend on each other and nothing is compared.
+CatBoost's own attributions (``ShapValues``) are compared with, but for two faults known to its issue tracker. Of trees
+that are not symmetric they do not add up until the model was saved and loaded again (2136), so they are asked of a
+copy. And where a leaf that no training row reached has a value, as monotone constraints leave it, CatBoost counts the
+rows to explain instead of the training's (1956), so that they depend on each other, and nothing is compared.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from xai_service.model.manifest import Link, Task
     from xai_service.pack.native import Contributions, Predict
     from xai_service.types import Float32Array, Float64Array
+
+__all__ = ["load", "read"]
 
 _OBJECTIVES: Mapping[str, tuple[Task, Link]] = {
     "Logloss": ("binary_classification", "logistic"),
@@ -136,8 +138,8 @@ def _refuse_features(model: Any) -> None:
     for kind, columns in kinds.items():
         if columns:
             raise PackRefused(
-                f"feature {model.feature_names_[columns[0]]!r} is a {kind} feature, which CatBoost turns into statistics "
-                "of the target that no ONNX tree computes: encode it as numbers before training"
+                f"feature {model.feature_names_[columns[0]]!r} is a {kind} feature, which CatBoost turns into "
+                "statistics of the target that no ONNX tree computes: encode it as numbers before training"
             )
 
 
@@ -215,10 +217,6 @@ def _symmetric(
     inner = (1 << depth) - 1  # node i's children are 2i + 1 and 2i + 2
     nodes = np.arange(2 * inner + 1)
     level = np.repeat(np.arange(depth + 1), 1 << np.arange(depth + 1))
-    column, border, missing_left = (
-        np.array([*(one[i] for one in splits), 0], kind)[level]
-        for i, kind in enumerate((np.int64, np.float64, np.bool_))
-    )
     cover = np.zeros(len(nodes))
     cover[inner:] = weights
     for node in range(inner - 1, -1, -1):
@@ -228,9 +226,9 @@ def _symmetric(
     return PlainTree(
         left=np.where(nodes < inner, 2 * nodes + 1, -1),
         right=np.where(nodes < inner, 2 * nodes + 2, -1),
-        feature=column,
-        threshold=border,
-        missing_left=missing_left,
+        feature=np.array([*(one[0] for one in splits), 0], np.int64)[level],
+        threshold=np.array([*(one[1] for one in splits), 0.0], np.float64)[level],
+        missing_left=np.array([*(one[2] for one in splits), False], np.bool_)[level],
         value=value,
         outputs=np.arange(n_outputs),
         cover=cover,

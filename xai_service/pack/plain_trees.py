@@ -30,7 +30,7 @@ class PlainTree:
     """One tree; node 0 is the root.
 
     Attributes:
-        left, right: int64, children; -1 in leaves. A row goes left where ``value <= threshold``, or the set has its code.
+        left, right: int64, children; -1 in leaves. A row goes left where ``value <= threshold``, or a set has its code.
         feature: int64, the column asked about; of leaves anything.
         threshold: float64; of leaves and sets anything.
         missing_left: bool, whether NaN goes left.

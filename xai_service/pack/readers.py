@@ -69,14 +69,14 @@ def _of_file(path: Path) -> str:
     if suffix in _PICKLES:
         raise PackRefused(
             f"{path}: pickles are never loaded, as that would run the code in them; save the model with its own "
-            "library (XGBoost: save_model to .ubj, LightGBM: save_model to .txt, CatBoost: save_model to .cbm), or call "
-            "xai_service.pack.pack() in Python with the model itself, as for scikit-learn"
+            "library (XGBoost: save_model to .ubj, LightGBM: save_model to .txt, CatBoost: save_model to .cbm), or "
+            "call xai_service.pack.pack() in Python with the model itself, the only way for scikit-learn"
         )
     if suffix not in _SUFFIXES:
         raise PackRefused(
             f"{path}: only {', '.join(_SUFFIXES)} are read: .json and .ubj as XGBoost's save_model writes them, "
-            ".txt as LightGBM's does, .cbm and .json as CatBoost's does; scikit-learn's models are packed in Python, by "
-            "xai_service.pack.pack()"
+            ".txt as LightGBM's does, .cbm and .json as CatBoost's does; scikit-learn's models are packed in Python, "
+            "by xai_service.pack.pack()"
         )
     if not path.is_file():
         raise PackRefused(f"{path}: there is no such file")

@@ -48,8 +48,8 @@ _ONE_BY_ONE = "it is no sum of trees: pack the models in it one by one"
 _REASONS: Mapping[str, str] = {
     "AdaBoostClassifier": "its trees vote, they do not add up to a margin: train a GradientBoostingClassifier",
     "AdaBoostRegressor": "it predicts a median of its trees, no sum: train a GradientBoostingRegressor",
-    "BaggingClassifier": "its members may be of any kind: for trees, train a RandomForestClassifier (max_features=None)",
-    "BaggingRegressor": "its members may be of any kind: for trees, train a RandomForestRegressor (max_features=None)",
+    "BaggingClassifier": "its members may be of any kind: of trees, train a RandomForestClassifier(max_features=None)",
+    "BaggingRegressor": "its members may be of any kind: of trees, train a RandomForestRegressor(max_features=None)",
     "CalibratedClassifierCV": "a calibration curve is no link that is served: pack the model that it calibrates",
     "ClassifierChain": _ONE_BY_ONE,
     "GridSearchCV": "pack what it found, its best_estimator_",

@@ -9,9 +9,9 @@ and beyond 0 and 1. So
 
 * of two classes leaves are stored as their distance from an even share, 1/2, which is the base value instead: of equal
   votes these distances add up to almost nothing, and adding the base value rounds that away;
-* in forests of up to 128 trees leaves are cut to multiples of 2^-24, of distances 2^-25, which add up exactly, and never
-  to more than 1. A share may so be off by 128 of these, 8e-6, and is by less than 2e-6 where leaves vary. Larger forests
-  may take another of several tied classes.
+* in forests of up to 128 trees leaves are cut to multiples of 2^-24, distances to those of 2^-25. These add up exactly,
+  and to no more than 1. A share may be too small by 128 of these at the most, 8e-6. Larger forests may take another of
+  several tied classes.
 
 An isolation forest's score is 2^(-d/c): d is the mean length of the row's paths through the trees, c what it would be
 in a random tree (Liu, Ting and Zhou, 2008, equations 1 and 2). The margin is its logarithm, -d ln 2 / c, a sum over
@@ -141,7 +141,7 @@ def _leaves(tree: Any, task: Task) -> Float64Array:
     value = np.asarray(tree.value, np.float64)  # (nodes, targets, classes), or (nodes, targets, 1)
     if task == "regression":
         return value[:, :, 0]
-    shares = value / value.sum(axis=2, keepdims=True)
+    shares: Float64Array = value / value.sum(axis=2, keepdims=True)
     return shares[:, 0] if task == "multiclass_classification" else shares[:, :, 1]
 
 
