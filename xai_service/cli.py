@@ -144,8 +144,8 @@ def pack(
     """Turn a model file of XGBoost, LightGBM or CatBoost into a bundle that can be served.
 
     MODEL is what save_model() wrote: .ubj or .json of XGBoost, .txt of LightGBM, .cbm or .json of CatBoost.
-    scikit-learn's models have no such files: pack them in Python, with xai_service.pack.pack(). The bundle is proven equal to it on
-    the rows of --data, in which categories are codes.
+    scikit-learn's models have no such files: pack them in Python, with xai_service.pack.pack(). The bundle is proven
+    equal to MODEL on the rows of --data, in which categories are codes.
     """
     from xai_service import report
     from xai_service.csv_rows import read_rows

@@ -488,7 +488,7 @@ def test_pack_refuses_what_is_no_model(tmp_path: Path) -> None:
     for name, message in (
         ("model.ubj", "it is no XGBoost model"),
         ("model.txt", "is no LightGBM model"),
-        ("model.onnx", "only .json, .ubj, .txt are read"),
+        ("model.onnx", "only .json, .ubj, .txt, .cbm are read"),
         ("model.pkl", "pickles are never loaded"),
     ):
         path = tmp_path / name

@@ -99,15 +99,20 @@ def read(model: Any, *, raw_score: bool = False) -> NativeModel:
         raise PackRefused("the model is not fitted")
     _refuse_features(model)
     description, copy = _through_json(model)
-    objective = _objective(description)
     task: Task = "regression"
     link: Link = "identity"
-    if not raw_score:
-        task, link = _task(objective)
-        _refuse_threshold(description, task)
-    scale, bias = description["scale_and_bias"]
-    base = np.asarray(bias, np.float64).ravel()
-    plain = _trees(description, float(scale), len(base))
+    try:
+        objective = _objective(description)
+        if not raw_score:
+            task, link = _task(objective)
+            _refuse_threshold(description, task)
+        scale, bias = description["scale_and_bias"]
+        base = np.asarray(bias, np.float64).ravel()
+        plain = _trees(description, float(scale), len(base))
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise PackRefused(
+            f"the model is damaged, CatBoost writes it as JSON without {error}: write it again with save_model"
+        ) from error
     trees = packed_trees(plain)
     n_features = len(model.feature_names_)
     check_forest(trees, n_features, len(base))
