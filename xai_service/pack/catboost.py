@@ -111,7 +111,7 @@ def read(model: Any, *, raw_score: bool = False) -> NativeModel:
         plain = _trees(description, float(scale), len(base))
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise PackRefused(
-            f"the model is damaged, CatBoost writes it as JSON without {error}: write it again with save_model"
+            f"the model is damaged: what CatBoost writes of it is not whole ({error}); write it again with save_model"
         ) from error
     trees = packed_trees(plain)
     n_features = len(model.feature_names_)

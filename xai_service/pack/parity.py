@@ -5,9 +5,10 @@ by rounding: a few float32 steps (6e-8 each, relative) of the largest number on 
 
     |Δ margin| ≤ 1e-5 · scale,   scale = max(|base|, |largest leaf|, largest |margin| of the caller's rows)
 
-which is over a hundred such steps, and at least scale 1 where the link makes the margin a logarithm, of odds or of the
-prediction, or where the margin is a probability, and 1e-5 thus means the same in every model. Other margins have no
-natural unit, so their scale is the model's own: targets around 1e-6 are tested as sharply as targets around 1e6. It is fixed before anything is compared.
+which is over a hundred such steps, and at least scale 1 where the link makes the margin a logarithm, of odds or of
+the prediction, or where the margin is a probability, and 1e-5 thus means the same in every model. Other margins have
+no natural unit, so their scale is the model's own: targets around 1e-6 are tested as sharply as targets around 1e6.
+It is fixed before anything is compared.
 
 Outputs follow from margins: the logistic function's slope is at most 1/4 of its scale, that of softmax 1/2 of the
 margins' together, and Exp's is its value. Each gets the margin's tolerance through its link, and ten float32 steps for
