@@ -6,6 +6,7 @@ read from ONNX. So another process, of limited memory and time, first does with 
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _SECONDS = 300
 _MEMORY_BYTES = 8 << 30  # of addresses; CatBoost alone takes 1 GB
+_FEW_THREADS = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # each takes addresses too
 _TRIAL = """
 import os, resource, sys, tempfile
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -32,8 +34,8 @@ with tempfile.TemporaryDirectory() as folder:
     model.save_model(path, format="json")
     copy = catboost.CatBoost().load_model(path, format="json")
 try:
-    model.predict(row)
-    copy.get_feature_importance(catboost.Pool(row), type="ShapValues")
+    model.predict(row, thread_count=1)
+    copy.get_feature_importance(catboost.Pool(row), type="ShapValues", thread_count=1)
 except catboost.CatBoostError:  # as of categories, which packing refuses
     pass
 """
@@ -44,7 +46,9 @@ def survives(path: Path) -> bool:
     command = [sys.executable, "-P", "-c", _TRIAL, str(path.absolute()), _format(path), str(_MEMORY_BYTES)]
     try:
         # The arguments are a program of ours and a path, and no shell sees them.
-        subprocess.run(command, check=True, capture_output=True, timeout=_SECONDS)  # noqa: S603
+        subprocess.run(  # noqa: S603
+            command, check=True, capture_output=True, timeout=_SECONDS, env={**os.environ, **_FEW_THREADS}
+        )
     except (subprocess.TimeoutExpired, subprocess.CalledProcessError):
         return False
     return True
