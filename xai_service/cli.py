@@ -172,8 +172,9 @@ def pack(
 ) -> None:
     """Turn a model file into a bundle that can be served.
 
-    MODEL is what save_model() wrote, .ubj or .json of XGBoost, .txt of LightGBM; or an .onnx file of trees that another
-    converter made. The bundle is proven equal to it on the rows of --data, in which categories are codes.
+    MODEL is what save_model() wrote: .ubj or .json of XGBoost, .txt of LightGBM, .cbm or .json of CatBoost; or an .onnx
+    file of trees that another converter made. scikit-learn's models have no such files: pack them in Python, with
+    xai_service.pack.pack(). The bundle is proven equal to MODEL on the rows of --data, in which categories are codes.
     """
     from xai_service import report
     from xai_service.csv_rows import read_rows

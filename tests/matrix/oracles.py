@@ -29,7 +29,11 @@ class Case:
         margin: float32 (n, features) rows to margins (n, outputs).
         outputs: the rows to probabilities (of class 1, of two) or predictions, (n, outputs).
         contributions: the rows to attributions (n, features, outputs), or ``None`` where the library has none.
+        reference: what `pack` is to compare attributions with, as the certificate names it.
         thresholds: (feature, threshold) of all its numeric splits, as the library lists them.
+        trees: returns its trees as `tests.oracles` has them, by output, where brute force is to explain them.
+        takes_missing: whether it predicts for rows with gaps.
+        asks_again: whether splits ask what those above have answered, so that no row goes both ways.
         X: to pack with; the people's rows, unless it is a DataFrame.
         categorical: columns of codes.
         options: of `pack`.
@@ -40,9 +44,13 @@ class Case:
     outputs: Ask
     contributions: Ask | None
     thresholds: list[tuple[int, float]]
+    reference: str | None = None
     X: Any = None
     categorical: tuple[int, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
+    trees: Callable[[], list[list[Any]]] | None = None
+    takes_missing: bool = True
+    asks_again: bool = False
 
     @property
     def rows_to_pack(self) -> Any:
@@ -83,14 +91,16 @@ def of_xgboost(booster: xgboost.Booster, model: Any = None, **given: Any) -> Cas
         margin=margin,
         outputs=outputs,
         contributions=None if vectors else contributions,
+        reference=None if vectors else "xgboost pred_contribs",
         thresholds=thresholds,
+        trees=(lambda: vector_leaf_trees(booster)) if vectors else None,
         categorical=tuple(i for i, kind in enumerate(kinds or ()) if kind == "c"),
         **given,
     )
 
 
-def vector_leaf_trees(booster: xgboost.Booster) -> list[Any]:
-    """Returns a `multi_output_tree` Booster's trees as `tests.oracles` has them: one for each tree and output."""
+def vector_leaf_trees(booster: xgboost.Booster) -> list[list[Any]]:
+    """Returns a `multi_output_tree` Booster's trees as `tests.oracles` has them, by output."""
     learner = json.loads(booster.save_raw("json"))["learner"]
     found = []
     for tree in learner["gradient_booster"]["model"]["trees"]:
@@ -104,8 +114,8 @@ def vector_leaf_trees(booster: xgboost.Booster) -> list[Any]:
             threshold, nan_left = tree["split_conditions"][node], bool(tree["default_left"][node])
             return ("split", tree["split_indices"][node], np.float32(threshold), "<", nan_left, *children)
 
-        found += [nested(0, output) for output in range(width)]
-    return found
+        found.append([nested(0, output) for output in range(width)])
+    return [list(one) for one in zip(*found, strict=True)]
 
 
 def of_lightgbm(booster: lightgbm.Booster, model: Any = None, *, averaged: int = 1, **given: Any) -> Case:
@@ -132,6 +142,7 @@ def of_lightgbm(booster: lightgbm.Booster, model: Any = None, *, averaged: int =
         margin=margin,
         outputs=outputs,
         contributions=contributions,
+        reference="lightgbm pred_contrib",
         thresholds=[
             (names.index(f), float(t)) for f, t in zip(splits["split_feature"], splits["threshold"], strict=True)
         ],

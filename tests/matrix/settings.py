@@ -5,63 +5,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
 from tests.matrix import lightgbm_models as lgb
 from tests.matrix import onnx_models
 from tests.matrix import xgboost_models as xgb
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from tests.matrix.oracles import Case
-
-PACKED = "packed"
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One way to train, or to hand over, a model.
-
-    Attributes:
-        library: as people write it.
-        name: what is set; unique within the library.
-        train: returns the model on real data, in well under a second.
-        refused: why it is refused, as the docs say it; empty where it is packed.
-        says: regular expression for the refusal's message.
-        stock_wrong: whether onnxmltools converts it without an error to a model that answers otherwise, in at least one
-            version tried.
-    """
-
-    library: str
-    name: str
-    train: Callable[[], Case]
-    refused: str = ""
-    says: str = ""
-    stock_wrong: bool = False
-
-    @property
-    def result(self) -> str:
-        """As the docs say it."""
-        return f"refused: {self.refused}" if self.refused else PACKED
-
-
-_WRONG = "stock converters wrong"
-
-
-def _settings(library: str, *rows: tuple[Any, ...]) -> Iterator[Setting]:
-    for name, train, *more in rows:
-        refusal = [one for one in more if one != _WRONG]
-        yield Setting(library, name, train, *refusal, stock_wrong=_WRONG in more)
-
+from tests.matrix.catboost_settings import CATBOOST
+from tests.matrix.setting import BRUTE, WRONG, Setting, settings
+from tests.matrix.sklearn_settings import SKLEARN
 
 SETTINGS: tuple[Setting, ...] = (
-    *_settings(
+    *settings(
         "XGBoost",
         ("`binary:logistic`", xgb.trained("well paid", objective="binary:logistic")),
         ("`binary:logitraw`", xgb.trained("well paid", objective="binary:logitraw")),
-        ("`binary:logistic` with several labels", xgb.trained("labels", objective="binary:logistic"), _WRONG),
+        ("`binary:logistic` with several labels", xgb.trained("labels", objective="binary:logistic"), WRONG),
         ("`multi:softprob`", xgb.trained("third", objective="multi:softprob", num_class=3)),
         ("`multi:softmax`", xgb.trained("third", objective="multi:softmax", num_class=3)),
         ("`reg:squarederror`", xgb.trained("log wage", objective="reg:squarederror")),
@@ -75,44 +31,46 @@ SETTINGS: tuple[Setting, ...] = (
         (
             "`reg:quantileerror` with several quantiles",
             xgb.trained("wage", objective="reg:quantileerror", quantile_alpha=[0.1, 0.5, 0.9]),
-            _WRONG,
+            WRONG,
         ),
-        ("`reg:logistic`", xgb.trained("share", objective="reg:logistic"), _WRONG),
+        ("`reg:logistic`", xgb.trained("share", objective="reg:logistic"), WRONG),
         ("`count:poisson`", xgb.trained("whole dollars", objective="count:poisson")),
         ("`reg:gamma`", xgb.trained("wage", objective="reg:gamma")),
         ("`reg:tweedie`", xgb.trained("wage", objective="reg:tweedie")),
         ("`survival:cox`", xgb.trained("wage", objective="survival:cox", eta=0.02)),
-        ("`survival:aft`", xgb.survival, _WRONG),
-        ("`rank:pairwise`", xgb.ranked("rank:pairwise"), _WRONG),
-        ("`rank:ndcg`", xgb.ranked("rank:ndcg"), _WRONG),
-        ("`rank:map`", xgb.ranked("rank:map", "well paid"), _WRONG),
-        ("several targets, a tree for each", xgb.trained("several", objective="reg:squarederror"), _WRONG),
+        ("`survival:aft`", xgb.survival, WRONG),
+        ("`rank:pairwise`", xgb.ranked("rank:pairwise"), WRONG),
+        ("`rank:ndcg`", xgb.ranked("rank:ndcg"), WRONG),
+        ("`rank:map`", xgb.ranked("rank:map", "well paid"), WRONG),
+        ("several targets, a tree for each", xgb.trained("several", objective="reg:squarederror"), WRONG),
         (
             "several targets, `multi_output_tree`",
             xgb.trained("several", objective="reg:squarederror", multi_strategy="multi_output_tree"),
-            _WRONG,
+            WRONG,
+            BRUTE,
         ),
         (
             "several classes, `multi_output_tree`",
             xgb.trained("third", objective="multi:softprob", num_class=3, multi_strategy="multi_output_tree"),
-            _WRONG,
+            WRONG,
+            BRUTE,
         ),
-        ("`dart`", xgb.trained("well paid", objective="binary:logistic", booster="dart", rate_drop=0.5), _WRONG),
+        ("`dart`", xgb.trained("well paid", objective="binary:logistic", booster="dart", rate_drop=0.5), WRONG),
         (
             "`dart` with several classes",
             xgb.trained("third", objective="multi:softprob", num_class=3, booster="dart", rate_drop=0.5),
-            _WRONG,
+            WRONG,
         ),
         (
             "`num_parallel_tree`",
             xgb.trained("log wage", objective="reg:squarederror", num_parallel_tree=4, subsample=0.5),
-            _WRONG,
+            WRONG,
         ),
-        ("random forest (`XGBRFClassifier`)", xgb.random_forest, _WRONG),
+        ("random forest (`XGBRFClassifier`)", xgb.random_forest, WRONG),
         ("early stopping, Booster", xgb.stopped_early),
         ("early stopping, scikit-learn interface", xgb.stopped_early_classifier),
         ("`base_score` given", xgb.trained("well paid", objective="binary:logistic", base_score=0.1)),
-        ("`base_score` of each target", xgb.base_scores, _WRONG),
+        ("`base_score` of each target", xgb.base_scores, WRONG),
         ("`XGBClassifier` of several classes", xgb.classifier),
         ("`XGBRegressor`", xgb.regressor),
         ("`XGBRanker`", xgb.ranker),
@@ -144,7 +102,7 @@ SETTINGS: tuple[Setting, ...] = (
             xgb.trained("well paid", objective="binary:hinge"),
             "it predicts no probability",
             "binary:hinge is not supported, as it predicts 0 or 1 and no probability: train with binary:logistic",
-            _WRONG,
+            WRONG,
         ),
         (
             "`gblinear`",
@@ -159,16 +117,16 @@ SETTINGS: tuple[Setting, ...] = (
             r"missing=-1\.0 is not supported.*set_params\(missing=float\('nan'\)\)",
         ),
     ),
-    *_settings(
+    *settings(
         "LightGBM",
         ("`binary`", lgb.trained("well paid", objective="binary")),
-        ("`binary` with `sigmoid`", lgb.trained("well paid", objective="binary", sigmoid=2.5), _WRONG),
+        ("`binary` with `sigmoid`", lgb.trained("well paid", objective="binary", sigmoid=2.5), WRONG),
         ("`multiclass`", lgb.trained("third", objective="multiclass", num_class=3)),
-        ("`multiclassova`", lgb.trained("third", objective="multiclassova", num_class=3), _WRONG),
+        ("`multiclassova`", lgb.trained("third", objective="multiclassova", num_class=3), WRONG),
         (
             "`multiclassova` with `sigmoid`",
             lgb.trained("third", objective="multiclassova", num_class=3, sigmoid=0.5),
-            _WRONG,
+            WRONG,
         ),
         ("`regression`", lgb.trained("log wage", objective="regression")),
         ("`regression_l1`", lgb.trained("wage", objective="regression_l1")),
@@ -183,9 +141,9 @@ SETTINGS: tuple[Setting, ...] = (
         ("`lambdarank`", lgb.ranked("lambdarank")),
         ("`rank_xendcg`", lgb.ranked("rank_xendcg")),
         ("`dart`", lgb.trained("well paid", objective="binary", boosting="dart", drop_rate=0.5)),
-        ("`rf`", lgb.forest("well paid", objective="binary"), _WRONG),
-        ("`rf` with several classes", lgb.forest("third", objective="multiclass", num_class=3), _WRONG),
-        ("`rf` for a regression", lgb.forest("log wage", objective="regression"), _WRONG),
+        ("`rf`", lgb.forest("well paid", objective="binary"), WRONG),
+        ("`rf` with several classes", lgb.forest("third", objective="multiclass", num_class=3), WRONG),
+        ("`rf` for a regression", lgb.forest("log wage", objective="regression"), WRONG),
         ("`goss`", lgb.trained("log wage", objective="regression", data_sample_strategy="goss")),
         (
             "bagging, `feature_fraction`",
@@ -193,7 +151,7 @@ SETTINGS: tuple[Setting, ...] = (
         ),
         ("`extra_trees`", lgb.trained("log wage", objective="regression", extra_trees=True)),
         ("`use_missing=false`", lgb.trained("log wage", objective="regression", use_missing=False)),
-        ("thresholds near 0", lgb.near_zero, _WRONG),
+        ("thresholds near 0", lgb.near_zero, WRONG),
         ("`monotone_constraints`", lgb.trained("log wage", objective="regression", monotone_constraints=[1] + [0] * 9)),
         ("trees of one leaf", lgb.trained("log wage", objective="regression", min_data_in_leaf=10_000)),
         ("early stopping, Booster", lgb.stopped_early),
@@ -211,21 +169,21 @@ SETTINGS: tuple[Setting, ...] = (
             lgb.trained("log wage", objective="regression", linear_tree=True),
             "its leaves are linear models",
             "linear_tree is not supported",
-            _WRONG,
+            WRONG,
         ),
         (
             "`zero_as_missing`",
             lgb.trained("log wage", objective="regression", zero_as_missing=True),
             "ONNX knows no trees that take 0 for missing",
             "zero_as_missing is not supported.*write NaN",
-            _WRONG,
+            WRONG,
         ),
         (
             "`reg_sqrt`",
             lgb.trained("wage", objective="regression", reg_sqrt=True),
             "it predicts the margin's signed square",
             "reg_sqrt is not supported.*train on the root",
-            _WRONG,
+            WRONG,
         ),
         (
             "`cross_entropy_lambda`",
@@ -234,13 +192,15 @@ SETTINGS: tuple[Setting, ...] = (
             r"cross_entropy_lambda is not supported: its link, log\(1 \+ exp\(margin\)\)",
         ),
     ),
-    *_settings("ONNX file", *onnx_models.SETTINGS),
+    *SKLEARN,
+    *CATBOOST,
+    *settings("ONNX file", *onnx_models.SETTINGS),
 )
 
 
 def table() -> str:
     """Returns the table of docs/models.md."""
-    lines = ["| library | setting | result | onnxmltools |", "|---|---|---|---|"]
+    lines = ["| library | setting | result | usual converter |", "|---|---|---|---|"]
     lines += [
         f"| {one.library} | {one.name} | {one.result} | {'silently wrong' if one.stock_wrong else ''} |".replace(
             "|  |", "| |"

@@ -10,8 +10,7 @@ import pytest
 
 from tests import oracles
 from tests.matrix.data import people
-from tests.matrix.oracles import vector_leaf_trees
-from tests.matrix.settings import SETTINGS, Setting, table
+from tests.matrix.settings import SETTINGS, table
 from xai_service.errors import PackRefused
 from xai_service.model.session import open_session
 from xai_service.model.snapshot import ModelSnapshot
@@ -20,6 +19,7 @@ from xai_service.treeshap import TreeExplainer
 
 if TYPE_CHECKING:
     from tests.matrix.oracles import Case
+    from tests.matrix.setting import Setting
     from xai_service.types import Float32Array
 
 DOCS = Path(__file__).parents[2] / "docs/models.md"
@@ -37,8 +37,10 @@ def rows_to_compare(case: Case) -> Float32Array:
     rows = np.repeat(people().rows[:120], 3, axis=0)
     if isinstance(case.X, np.ndarray):
         rows = np.repeat(case.X[:120], 3, axis=0)
-    rows[120:180][rng.random((60, rows.shape[1])) < 0.4] = np.nan
-    numeric = [one for one in case.thresholds if one[0] not in case.categorical]
+    if case.takes_missing:
+        rows[120:180][rng.random((60, rows.shape[1])) < 0.4] = np.nan
+    # Of scikit-learn's, infinite ones ask whether there is a value.
+    numeric = [(of, value) for of, value in case.thresholds if of not in case.categorical and value < np.inf]
     for row in rows[180:] if numeric else ():
         for at in rng.integers(len(numeric), size=4):
             feature, threshold = numeric[at]
@@ -73,18 +75,22 @@ def test_packed(setting: Setting, tmp_path: Path) -> None:
     if background is not None:
         assert parity.attribution_reference == "interventional, leaf by leaf"
         assert parity.attribution_rows > 40
-    elif case.contributions is None or case.options.get("covers") == "count":
+    elif case.options.get("covers") == "count":
         assert parity.attribution_reference is None
         assert parity.attribution_rows == 0
     else:
-        assert parity.attribution_rows > 150
+        assert (case.contributions is None) == setting.by_brute_force
+        assert parity.attribution_reference == case.reference
+        assert (parity.attribution_rows > 150) == (case.reference is not None)
+        assert parity.attribution_rows > 150 or parity.attribution_rows == 0
     if case.contributions is not None:
         due = case.contributions(rows)
         for output in range(phi.shape[2]):
             size = np.abs(due[:, :, output]).max()
             np.testing.assert_allclose(phi[:, :, output], due[:, :, output], rtol=0, atol=ATTRIBUTION_TOLERANCE * size)
-    if "CatBoost" not in setting.name:  # whose trees ask the same on a whole level, even where the answer is known
-        assert parity.splits_tested == parity.splits_total
+    asks_again = case.asks_again or "CatBoost" in setting.name  # a whole level, even where the answer is known
+    assert parity.splits_tested == parity.splits_total or asks_again
+    assert (parity.missing_rows > 0) == case.takes_missing
     assert (parity.category_rows > 0) == bool(case.categorical)
     assert parity.additivity_rows > parity.caller_rows == len(people().rows)
 
@@ -108,22 +114,21 @@ def _check_outputs(case: Case, rows: Float32Array, margin: np.ndarray, found: di
         np.testing.assert_array_equal(found["label"], margin.argmax(axis=1))
 
 
-VECTOR_LEAVES = [one for one in SETTINGS if "multi_output_tree" in one.name]
-
-
-@pytest.mark.parametrize("setting", VECTOR_LEAVES, ids=ids)
+@pytest.mark.parametrize("setting", [one for one in SETTINGS if one.by_brute_force], ids=ids)
 def test_attributions_that_no_library_computes(setting: Setting, tmp_path: Path) -> None:
-    """Trees with a value for each output in a leaf, against brute force on the trees that XGBoost's own file holds."""
-    booster = setting.train().model
-    explainer = TreeExplainer(pack(booster, people().rows, name="m", out=tmp_path) / "model.onnx")
-    trees = vector_leaf_trees(booster)
-    outputs = len(explainer.expected_value)
-    assert len(trees) == 10 * outputs
-    rows = rows_to_compare(setting.train())[[0, 130, 150]]
-    phi = explainer.shap_values(rows)
+    """Against brute force on the trees that the library itself holds."""
+    case = setting.train()
+    assert case.contributions is None
+    explainer = TreeExplainer(
+        pack(case.model, case.rows_to_pack, name="m", out=tmp_path, **case.options) / "model.onnx"
+    )
+    trees = case.trees()
+    assert len(trees) == np.size(explainer.expected_value)
+    rows = rows_to_compare(case)[[0, 130, 150, 200]]
+    phi = explainer.shap_values(rows).reshape(*rows.shape, -1)
     for row, found in zip(rows, phi, strict=True):
-        for output in range(outputs):
-            due = oracles.brute_force(trees[output::outputs], row)
+        for output, of_output in enumerate(trees):
+            due = oracles.brute_force(of_output, row)
             np.testing.assert_allclose(found[:, output], due, rtol=0, atol=1e-5 * np.abs(due).max())
 
 

@@ -557,7 +557,7 @@ def test_pack_refuses_what_is_no_model(tmp_path: Path) -> None:
         ("model.ubj", "it is no XGBoost model"),
         ("model.txt", "is no LightGBM model"),
         ("model.onnx", "not an ONNX file"),
-        ("model.pt", "only .json, .ubj, .txt, .onnx are read"),
+        ("model.pt", "only .json, .ubj, .txt, .cbm, .onnx are read"),
         ("model.pkl", "pickles are never loaded"),
     ):
         path = tmp_path / name

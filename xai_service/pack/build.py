@@ -75,9 +75,9 @@ def pack(
     (`xai_service.pack.attributions`). A model that stopped early is cut at its best iteration.
 
     Args:
-        model: an XGBoost or LightGBM Booster, a model of either library's scikit-learn interface, the path of a file
-            that its save_model wrote (.json or .ubj, .txt), or an ONNX file that another converter made: its path, or a
-            ``ModelProto``.
+        model: a Booster of XGBoost or LightGBM, a model of either's scikit-learn interface, of CatBoost or of
+            scikit-learn itself; the path of a file that its save_model wrote (.json or .ubj, .txt, .cbm or .json); or
+            an ONNX file that another converter made, its path or a ``ModelProto``.
         X: (n, features) array-like or DataFrame of numbers, n ≥ 1, NaN where missing: rows such as will be served.
             Where the model knows categories, a DataFrame holds the categories themselves, and an array their codes.
         name: of the model; letters, digits, ``.``, ``_``, ``-``, at most 128.

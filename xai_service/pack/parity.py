@@ -5,9 +5,10 @@ by rounding: a few float32 steps (6e-8 each, relative) of the largest number on 
 
     |Δ margin| ≤ 1e-5 · scale,   scale = max(|base|, |largest leaf|, largest |margin| of the caller's rows)
 
-which is over a hundred such steps, and at least scale 1 where the link makes the margin a logarithm, of odds or of the
-prediction, and 1e-5 thus means the same in every model. An identity link has no natural unit, so its scale is the
-model's own: targets around 1e-6 are tested as sharply as targets around 1e6. It is fixed before anything is compared.
+which is over a hundred such steps, and at least scale 1 where the link makes the margin a logarithm, of odds or of
+the prediction, or where the margin is a probability, and 1e-5 thus means the same in every model. Other margins have
+no natural unit, so their scale is the model's own: targets around 1e-6 are tested as sharply as targets around 1e6.
+It is fixed before anything is compared.
 
 Outputs follow from margins: the logistic function's slope is at most 1/4 of its scale, that of softmax 1/2 of the
 margins' together, and Exp's is its value. Each gets the margin's tolerance through its link, and ten float32 steps for
@@ -76,6 +77,8 @@ def prove(
     callers = caller_probes(X)
     of_splits, reached, total = split_probes(X, native.trees, names)
     probes = [*callers, *missing_probes(X, names), *category_probes(X, native.trees, names), *of_splits]
+    if not native.takes_missing:  # and so X has none, and the service lets none pass
+        probes = [probe for probe in probes if not any(map(math.isnan, probe.edits.values()))]
     gate = _Gate(native, threshold, RELATIVE_TOLERANCE * _scale(native, X, callers))
     session = open_session(model)
     outputs = [output.name for output in session.get_outputs()]
@@ -129,7 +132,8 @@ def _scale(native: NativeModel, X: Float32Array, callers: Sequence[Probe]) -> Fl
     scale = np.maximum(np.abs(native.base), np.abs(margins).max(axis=0))
     for tree in native.trees:
         np.maximum.at(scale, tree.outputs, np.abs(tree.leaf).max(axis=0))
-    return np.asarray(np.maximum(scale, 0.0 if native.link == "identity" else 1.0))
+    has_unit = native.link != "identity" or native.task.endswith("classification")
+    return np.asarray(np.maximum(scale, 1.0 if has_unit else 0.0))
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ A probe is one of the caller's rows with a few values replaced, so that it stays
 * ``caller``: nothing replaced.
 * ``missing``: NaN in one feature, in all of them, or in the feature of a split that the row reaches.
 * ``threshold``: the row reaches a split and stands exactly on its threshold, or one float32 step below or above: where
-  ``<`` and ``<=``, or a threshold and its rounded copy, part.
+  ``<`` and ``<=``, or a threshold and its rounded copy, part. A split at infinity asks whether there is a value: any.
 * ``category``: the row has a code that a set holds, or one that none does: beyond the last, or -1; some reach a split.
 
 A row reaches a split when it lies in the intersection of its ancestors' half-open intervals ``low <= value < high``
@@ -223,6 +223,9 @@ def _around(row: Float32Array, tree: Tree, node: int) -> Iterator[tuple[Kind, di
                 return
             edits[feature] = value
     kind, tried = _values_at(tree, node)
+    if math.isinf(tree.threshold[node]):  # asks whether there is a value; scikit-learn's trees do
+        value = needed.any_value()
+        tried = [] if value is None else [(value, "with a value at")]
     for value, where in tried:
         if math.isfinite(value) and needed.holds(value):
             yield kind, {**edits, own: value}, where

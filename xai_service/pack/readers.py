@@ -8,6 +8,7 @@ unpickling a file runs whatever code stands in it.
 from __future__ import annotations
 
 import importlib
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,22 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 # The model's library → its reader in this package. A model may be of a class derived from the library's.
-_LIBRARIES: Mapping[str, str] = {"xgboost": "xgboost", "lightgbm": "lightgbm", "onnx": "onnx_file"}
-_SUFFIXES: Mapping[str, str] = {".json": "xgboost", ".ubj": "xgboost", ".txt": "lightgbm", ".onnx": "onnx_file"}
+# XGBoost, LightGBM and CatBoost derive theirs from scikit-learn's base classes.
+_LIBRARIES: Mapping[str, str] = {
+    "xgboost": "xgboost",
+    "lightgbm": "lightgbm",
+    "catboost": "catboost",
+    "sklearn": "sklearn",
+    "onnx": "onnx_file",
+}
+_SUFFIXES: Mapping[str, str] = {
+    ".json": "xgboost",
+    ".ubj": "xgboost",
+    ".txt": "lightgbm",
+    ".cbm": "catboost",
+    ".onnx": "onnx_file",
+}
+_CATBOOST_JSON = re.compile(rb'\s*\{\s*"(ctr_data|features_info|model_info|oblivious_trees|scale_and_bias|trees)"')
 _PICKLES = (".pkl", ".pickle", ".joblib", ".dill", ".cloudpickle")
 
 
@@ -51,8 +66,8 @@ def _of_class(kind: type) -> str:
         if library in _LIBRARIES:
             return _LIBRARIES[library]
     raise PackRefused(
-        f"{kind.__module__}.{kind.__qualname__} is not supported; a Booster or scikit-learn style model of "
-        f"{' or '.join(_LIBRARIES)} is, or the path of a {', '.join(_SUFFIXES)} file"
+        f"{kind.__module__}.{kind.__qualname__} is not supported; a model of "
+        f"{', '.join(_LIBRARIES)} is, or the path of a {', '.join(_SUFFIXES)} file"
     )
 
 
@@ -61,20 +76,32 @@ def _of_file(path: Path) -> str:
     if suffix in _PICKLES:
         raise PackRefused(
             f"{path}: pickles are never loaded, as that would run the code in them; save the model with its own "
-            "library (XGBoost: save_model to .ubj, LightGBM: save_model to .txt), or call pack() in Python"
+            "library (XGBoost: save_model to .ubj, LightGBM: save_model to .txt, CatBoost: save_model to .cbm), or "
+            "call xai_service.pack.pack() in Python with the model itself, the only way for scikit-learn"
         )
     if suffix not in _SUFFIXES:
         raise PackRefused(
             f"{path}: only {', '.join(_SUFFIXES)} are read: .json and .ubj as XGBoost's save_model writes them, "
-            ".txt as LightGBM's does, .onnx as converters do"
+            ".txt as LightGBM's does, .cbm and .json as CatBoost's does, .onnx as converters do; scikit-learn's models "
+            "are packed in Python, by xai_service.pack.pack()"
         )
     if not path.is_file():
         raise PackRefused(f"{path}: there is no such file")
-    return _SUFFIXES[suffix]
+    return "catboost" if suffix == ".json" and _is_catboost(path) else _SUFFIXES[suffix]
+
+
+def _is_catboost(path: Path) -> bool:
+    """Whether a .json file begins as CatBoost's do, not as XGBoost's."""
+    try:
+        with path.open("rb") as stream:
+            return _CATBOOST_JSON.match(stream.read(256)) is not None
+    except OSError as error:
+        raise PackRefused(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def _import(reader: str) -> Any:
     try:
         return importlib.import_module(f"xai_service.pack.{reader}")
     except ModuleNotFoundError as error:
-        raise PackRefused(f"packing needs {error.name}: pip install 'xai-service[pack]'") from error
+        extra = "catboost" if error.name == "catboost" else "pack"
+        raise PackRefused(f"packing needs {error.name}: pip install 'xai-service[{extra}]'") from error

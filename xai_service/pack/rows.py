@@ -141,11 +141,17 @@ def describe_features(
     """Returns each feature with its kind, its values' range in ``rows``, and whether it may be missing when served.
 
     Raises:
-        PackRefused: ``missing`` is not "seen", "all" or "none".
+        PackRefused: ``missing`` is not "seen", "all" or "none"; or a model that takes no missing values is to get some.
     """
     if missing not in ("seen", "all", "none"):
         raise PackRefused(f"missing is {missing!r}; 'seen', 'all' or 'none' is expected")
     seen = np.logical_or.reduce(np.isnan(rows), axis=0)
+    if not native.takes_missing and (missing == "all" or seen.any()):
+        where = f"X has NaN in {names[int(np.argmax(seen))]!r}" if seen.any() else "missing is 'all'"
+        raise PackRefused(
+            f"{where}, and the model takes no missing values: fill them in, or train one that takes them, such as a "
+            "HistGradientBoosting model"
+        )
     # fmin and fmax pass NaN over, and return it only where there is nothing else.
     low, high = np.fmin.reduce(rows, axis=0), np.fmax.reduce(rows, axis=0)
     return tuple(

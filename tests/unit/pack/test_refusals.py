@@ -81,8 +81,13 @@ def test_things_that_are_no_model(X: Float32Array, booster: xgboost.Booster, tmp
     )
     (tmp_path / "cut.ubj").write_bytes(bytes(booster.save_raw("ubj")[:1000]))
     refused(tmp_path / "cut.ubj", X, tmp_path, r"cut\.ubj: XGBoost cannot read it: it is no .* cut short")
-    refused(tmp_path / "model.pkl", X, tmp_path, "pickles are never loaded")
-    refused(tmp_path / "model.pt", X, tmp_path, r"only \.json, \.ubj, \.txt, \.onnx are read")
+    refused(tmp_path / "model.pkl", X, tmp_path, r"pickles are never loaded.*xai_service\.pack\.pack\(\) in Python")
+    refused(
+        tmp_path / "model.pt",
+        X,
+        tmp_path,
+        r"only \.json, \.ubj, \.txt, \.cbm, \.onnx are read.*scikit-learn\'s models are packed in Python",
+    )
     refused(object(), X, tmp_path, "builtins.object is not supported")
 
 
