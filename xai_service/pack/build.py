@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from xai_service.keys import PrivateKey
     from xai_service.pack.card import Features, Statements
     from xai_service.pack.native import NativeModel
+    from xai_service.types import Float32Array
 
 _DEFAULT_THRESHOLD = 0.5
 _UNPROVEN = Parity(0, 0, 0, 0, 0, 0.0, 0.0, 0.0)
@@ -67,9 +68,11 @@ def pack(
 
     Args:
         model: an XGBoost or LightGBM Booster, a model of either library's scikit-learn interface, or the path of a file
-            that its save_model wrote (.json or .ubj, .txt).
+            that its save_model wrote (.json or .ubj, .txt); or a fitted scikit-learn Pipeline that ends in such a model
+            and makes each of its columns of one raw column.
         X: (n, features) array-like or DataFrame of numbers, n ≥ 1, NaN where missing: rows such as will be served.
             Where the model knows categories, a DataFrame holds the categories themselves, and an array their codes.
+            For a pipeline, raw rows, strings among them, as it was fitted on.
         name: of the model; letters, digits, ``.``, ``_``, ``-``, at most 128.
         out: the repository's directory; made if it does not exist.
         version: likewise; ``None`` for the next integer after the highest in ``out/name``.
@@ -93,8 +96,7 @@ def pack(
     tell = progress or (lambda _stage, _share: None)
     path = destination(Path(out), name, version)
     tell("read", 0.0)
-    native = readers.read(model, raw_score=raw_score)
-    values, columns = rows.read_rows(X, native.categorical, native.categories)
+    native, values, columns = _read(model, X, raw_score=raw_score)
     if values.shape[1] != native.n_features:
         raise PackRefused(f"X has {values.shape[1]} columns, the model takes {native.n_features}")
     names = rows.name_features(native.n_features, given=feature_names, model=native.feature_names, columns=columns)
@@ -153,6 +155,15 @@ def pack(
     publish(path, files | signing.manifest_files(manifest, key))
     tell("done", 1.0)
     return path
+
+
+def _read(model: Any, X: Any, *, raw_score: bool) -> tuple[NativeModel, Float32Array, tuple[str, ...] | None]:
+    """Returns the model, the rows as it is served them, and the columns' names where ``X`` has any."""
+    if readers.is_pipeline(model):
+        native, values = readers.read_pipeline(model, X, raw_score=raw_score)
+        return native, values, None  # the pipeline chose its columns by name
+    native = readers.read(model, raw_score=raw_score)
+    return native, *rows.read_rows(X, native.categorical, native.categories)
 
 
 def _classes(native: NativeModel, given: Sequence[str] | None) -> tuple[str, ...]:

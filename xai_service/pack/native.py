@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from xai_service.model.manifest import Cover, Link, Task
     from xai_service.model.provenance import Monotonicity, Scalar
     from xai_service.pack.forest import Tree
+    from xai_service.pack.raw_columns import RawColumn
     from xai_service.types import Float32Array, Float64Array
 
     Predict = Callable[[Float32Array], tuple[NDArray[Any], NDArray[Any]]]
@@ -39,6 +42,7 @@ class NativeModel:
         class_names: of a classifier, as the model knows them, in the order of its labels, or ``None``.
         categorical: the columns that hold codes of categories.
         categories: for some of these what each code stands for, from 0 on; those are the values in a DataFrame.
+        raw: of a pipeline, the raw columns that it takes; ``None`` where any number is taken in any column.
         contributions: attributions for rows such as ``predict`` takes, computed by other means than ours: (n, features,
             outputs), and the margins expected before any feature is known, (outputs,). ``None`` where nothing can.
         contributions_by: what computes them, such as "xgboost pred_contribs".
@@ -61,8 +65,15 @@ class NativeModel:
     contributions_by: str | None = None
     hyper_parameters: Mapping[str, Scalar] = field(default_factory=dict)
     monotonicity: tuple[Monotonicity, ...] | None = None
+    raw: tuple[RawColumn, ...] | None = None
 
     @property
     def n_outputs(self) -> int:
         """Margins computed for a row."""
         return len(self.base)
+
+    def accepts(self, rows: Float32Array) -> NDArray[np.bool_]:
+        """Returns of float32 (n, features) rows which can be asked about at all, bool (n,)."""
+        if self.raw is None:
+            return np.ones(len(rows), np.bool_)
+        return np.all([column.accepts(values) for column, values in zip(self.raw, rows.T, strict=True)], axis=0)

@@ -74,6 +74,8 @@ def prove(
     callers = caller_probes(X)
     of_splits, reached, total = split_probes(X, native.trees, names)
     probes = [*callers, *missing_probes(X, names), *category_probes(X, native.trees, names), *of_splits]
+    if native.raw is not None:  # what the pipeline refuses, the service refuses too
+        probes = [one for one, fine in zip(probes, native.accepts(materialise(X, probes)), strict=True) if fine]
     gate = _Gate(native, threshold, RELATIVE_TOLERANCE * _scale(native, X, callers))
     session = open_session(model)
     outputs = [output.name for output in session.get_outputs()]

@@ -1,0 +1,180 @@
+"""The raw columns that a pipeline takes, as the matrix that is served, and back.
+
+In the matrix a number stands as it is, rounded to float32; a string stands as the place of its category, and one that is
+no known category as the place after the last; what is missing is NaN. The service makes the same matrix of a request
+(`xai_service.raw_rows`), from the categories in the manifest.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from xai_service.errors import PackRefused
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from xai_service.types import Float32Array
+
+_UNKNOWN = "\N{REPLACEMENT CHARACTER} no category"  # longer if it should be one
+
+
+@dataclass(frozen=True, slots=True)
+class RawColumn:
+    """One of them, as far as serving it goes.
+
+    Attributes:
+        name: of the column.
+        categories: of a column of strings, those known; ``None`` for numbers.
+        known: of a column of numbers, the only ones that are taken, ascending; ``None`` for any.
+        takes_unknown: whether others than those known are taken.
+        takes_missing: whether a value may be missing.
+    """
+
+    name: str
+    categories: tuple[str, ...] | None = None
+    known: tuple[float, ...] | None = None
+    takes_unknown: bool = True
+    takes_missing: bool = True
+
+    def accepts(self, values: Float32Array) -> NDArray[np.bool_]:
+        """Returns for each value of the matrix' column whether it is taken."""
+        missing = np.isnan(values)
+        if self.categories is not None:
+            fine = (values >= 0) & (values < len(self.categories)) & (values == np.rint(values))
+            fine |= self.takes_unknown & ~missing
+        else:
+            fine = np.isin(values, np.array(self.known, np.float32)) if self.known is not None else ~missing
+        return np.asarray(np.where(missing, self.takes_missing, fine))
+
+
+class RawFrame:
+    """Rows such as a pipeline was fitted on: a DataFrame, or an array of numbers or objects.
+
+    Args:
+        X: the caller's rows, n ≥ 1.
+        names: of the columns to take, in the pipeline's order; ``None`` where it was fitted on an array.
+
+    Attributes:
+        names: of the columns, f0, f1 … for an array.
+        strings: the columns that hold strings, each with the strings found, ascending.
+
+    Raises:
+        PackRefused: not rows, a column is missing, or holds something else than numbers or strings.
+    """
+
+    def __init__(self, X: Any, names: Sequence[str] | None) -> None:
+        is_frame = hasattr(X, "columns") and hasattr(X, "dtypes")
+        if (names is not None) != is_frame:
+            due = "a DataFrame" if names is not None else "an array"
+            raise PackRefused(f"the pipeline was fitted on {due}, and X is {type(X).__name__}: pass {due}")
+        if names is not None:
+            lacking = [name for name in names if name not in X.columns]
+            if lacking:
+                raise PackRefused(f"X has no column {lacking[0]!r}, which the pipeline was fitted on")
+            columns = [X[name] for name in names]
+            self._pandas: Any = type(X)
+            # Strings come in several types, which steps tell apart; of categories those unknown would be missing.
+            self._types = [object if str(one.dtype) == "category" else one.dtype for one in columns]
+            self.names = tuple(names)
+        else:
+            array = np.asarray(X)
+            if array.ndim != 2 or hasattr(X, "tocsr"):
+                raise PackRefused(f"X is {type(X).__name__} of shape {array.shape}; (rows, columns) is needed")
+            self._pandas = None
+            columns = list(array.T)
+            self.names = tuple(f"f{i}" for i in range(array.shape[1]))
+        self._series = type(columns[0]) if columns else None
+        if not columns or not len(columns[0]):
+            raise PackRefused("X has no rows or no columns")
+        self._values = [_column(column, name) for column, name in zip(columns, self.names, strict=True)]
+        self._gaps = [_gap(one) for one in self._values]
+        self.strings = {
+            i: sorted({one for one in values.tolist() if isinstance(one, str)})
+            for i, values in enumerate(self._values)
+            if values.dtype == object
+        }
+
+    def matrix(self, categories: dict[int, list[str]]) -> Float32Array:
+        """Returns float32 (n, columns), C order.
+
+        Args:
+            categories: of each column of strings.
+
+        Raises:
+            PackRefused: a number is infinite as float32.
+        """
+        rows = np.empty((len(self._values[0]), len(self._values)), np.float32)
+        for i, values in enumerate(self._values):
+            if i in categories:
+                codes = {category: code for code, category in enumerate(categories[i])}
+                rows[:, i] = [codes.get(v, len(codes)) if isinstance(v, str) else math.nan for v in values.tolist()]
+                continue
+            with np.errstate(over="ignore"):
+                rows[:, i] = values
+            wrong = np.flatnonzero(np.isinf(rows[:, i]))
+            if len(wrong):
+                raise PackRefused(
+                    f"X[{wrong[0]}, {self.names[i]!r}] is {values[wrong[0]]}, infinite as float32 ({len(wrong)} such "
+                    "values): replace infinities by NaN or by a finite number"
+                )
+        return rows
+
+    def frame(self, rows: Float32Array, categories: dict[int, list[str]]) -> Any:
+        """Returns what the pipeline takes for rows of the matrix: numbers as float64, categories as strings."""
+        columns: dict[str, Any] = {}
+        for i, name in enumerate(self.names):
+            if i in categories:
+                unknown = _UNKNOWN
+                while unknown in categories[i]:
+                    unknown += "."
+                texts = dict(enumerate(categories[i]))
+                codes = rows[:, i].tolist()
+                values = np.empty(len(codes), object)
+                values[:] = [self._gaps[i] if math.isnan(code) else texts.get(code, unknown) for code in codes]
+                columns[name] = values if self._pandas is None else self._series(values, dtype=self._types[i])
+            else:
+                columns[name] = rows[:, i].astype(np.float64)
+        if self._pandas is not None:
+            return self._pandas(columns)
+        kind = object if self.strings else np.float64
+        return np.column_stack([values.astype(kind) for values in columns.values()])
+
+
+def _column(column: Any, name: str) -> NDArray[Any]:
+    """Returns the column as float64, or as objects: strings, and what stands for missing ones."""
+    dtype = column.dtype
+    if getattr(dtype, "kind", "O") in "fiub":
+        if hasattr(column, "to_numpy"):
+            return np.asarray(column.to_numpy(dtype=np.float64, na_value=np.nan))
+        return column.astype(np.float64)
+    values = np.empty(len(column), object)
+    values[:] = list(column)
+    if all(isinstance(one, (int, float, np.number)) for one in values.tolist()):
+        return values.astype(np.float64)  # of an array that holds strings elsewhere
+    wrong = next((one for one in values.tolist() if not isinstance(one, str) and not _is_gap(one)), None)
+    if wrong is not None:
+        raise PackRefused(
+            f"column {name!r} holds {wrong!r}, {type(wrong).__name__}: raw columns are numbers or strings; "
+            "turn it into either"
+        )
+    return values
+
+
+def _is_gap(value: Any) -> bool:
+    return value is None or bool(value is not value or value != value if isinstance(value, float) else _is_na(value))
+
+
+def _is_na(value: Any) -> bool:
+    return type(value).__name__ in ("NAType", "NaTType")
+
+
+def _gap(values: NDArray[Any]) -> Any:
+    """Returns what stands for a missing string in the column."""
+    return next((one for one in values.tolist() if not isinstance(one, str)), math.nan)
