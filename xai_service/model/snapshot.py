@@ -15,6 +15,7 @@ from xai_service.model.costs import Costs, calibrate
 from xai_service.model.manifest import Manifest
 from xai_service.model.onnx_trees import parse_model, read_forest
 from xai_service.model.probe_rows import rows_near_thresholds
+from xai_service.model.raw_features import RawFeatures
 from xai_service.model.session import OUTPUTS, OrtPredictor
 from xai_service.treeshap import compile_explainer, method_for
 from xai_service.types import Float32Array, Float64Array, Int64Array, Method, Prediction
@@ -29,6 +30,7 @@ class ModelSnapshot:
         sha256: digest of the ONNX file, 32 bytes.
         feature_names: in the order of the columns.
         categorical: int64, the columns that hold codes of categories.
+        raw: what strings and numbers the features take.
         base_values: float64 (outputs,), the margin expected before any feature is known.
         costs: what predicting and explaining take here, as timed when it was loaded.
     """
@@ -37,6 +39,7 @@ class ModelSnapshot:
     sha256: bytes
     feature_names: tuple[str, ...]
     categorical: Int64Array
+    raw: RawFeatures
     base_values: Float64Array
     costs: Costs
     _predictor: OrtPredictor
@@ -76,7 +79,17 @@ class ModelSnapshot:
         names = tuple(feature.name for feature in manifest.features)
         costs = calibrate(predictor.predict, explainer.explain, rows)
         categorical = np.flatnonzero([feature.kind == "categorical" for feature in manifest.features])
-        return cls(manifest, bundle.onnx_sha256, names, categorical, explainer.base_values, costs, predictor, explainer)
+        return cls(
+            manifest=manifest,
+            sha256=bundle.onnx_sha256,
+            feature_names=names,
+            categorical=categorical,
+            raw=RawFeatures(manifest.features),
+            base_values=explainer.base_values,
+            costs=costs,
+            _predictor=predictor,
+            _explainer=explainer,
+        )
 
     @property
     def n_outputs(self) -> int:

@@ -1,0 +1,63 @@
+"""Pipelines on real flights, and what they say themselves: apart from `xai_service.pack`."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import xgboost
+from sklearn.compose import ColumnTransformer
+from sklearn.impute import SimpleImputer
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
+
+from tests.flights import COLUMNS, flights
+
+
+def preprocessing(**given: Any) -> ColumnTransformer:
+    """Imputes, scales, encodes one-hot with rare and unknown categories as their own, and by numbers."""
+    carriers = make_pipeline(
+        SimpleImputer(strategy="constant", fill_value="unknown"),
+        OneHotEncoder(handle_unknown="infrequent_if_exist", min_frequency=60, sparse_output=False),
+    )
+    return ColumnTransformer(
+        [
+            ("carrier", carriers, ["carrier"]),
+            ("origin", OneHotEncoder(drop="first", sparse_output=False), ["origin"]),
+            ("dest", OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1), ["dest"]),
+            ("delay", make_pipeline(SimpleImputer(strategy="median", add_indicator=True), StandardScaler()), ["dep_delay"]),
+            ("far", StandardScaler(), ["distance"]),
+        ],
+        remainder="passthrough",
+        **given,
+    )
+
+
+def fitted(model: Any, **given: Any) -> Pipeline:
+    """Returns the preprocessing with ``model`` behind it, fitted on flights that are late or not."""
+    return Pipeline([("columns", preprocessing(**given)), ("model", model)]).fit(flights().train, flights().late)
+
+
+def players(pipeline: Pipeline) -> list[int]:
+    """Returns the raw column of each column that the model sees, told by the names that scikit-learn gives them."""
+    names = pipeline[:-1].get_feature_names_out().tolist()
+    found = []
+    for name in names:
+        rest = name.split("__", 1)[1].removeprefix("missingindicator_")
+        found.append(max((i for i, column in enumerate(COLUMNS) if rest.startswith(column)), key=lambda i: len(COLUMNS[i])))
+    return found
+
+
+def xgboost_trees(booster: xgboost.Booster) -> list[Any]:
+    """Returns a Booster's trees as `tests.oracles` has them."""
+    learner = json.loads(booster.save_raw("json"))["learner"]
+
+    def nested(tree: Any, node: int) -> Any:
+        if tree["left_children"][node] < 0:
+            return ("leaf", tree["split_conditions"][node], tree["sum_hessian"][node])
+        children = (nested(tree, tree[f"{side}_children"][node]) for side in ("left", "right"))
+        threshold, nan_left = np.float32(tree["split_conditions"][node]), bool(tree["default_left"][node])
+        return ("split", tree["split_indices"][node], threshold, "<", nan_left, *children)
+
+    return [nested(tree, 0) for tree in learner["gradient_booster"]["model"]["trees"]]
