@@ -34,7 +34,7 @@ def flights() -> Flights:
     assert spec.origin is not None
     table = pd.read_csv(Path(spec.origin).parent / "data/flights.csv.zip").sample(_TRAIN + _HELD_OUT, random_state=3)
     late = (table["arr_delay"].fillna(60.0) > 15).astype(int)
-    table = table[list(COLUMNS)].astype({name: object for name in STRINGS})
+    table = table[list(COLUMNS)].astype(dict.fromkeys(STRINGS, object))
     table.loc[~table["dest"].isin(table["dest"].value_counts().index[:DESTS]), "dest"] = "elsewhere"
     table.loc[np.random.default_rng(3).random(len(table)) < 0.05, "carrier"] = np.nan
     return Flights(table.iloc[:_TRAIN], late.iloc[:_TRAIN], table.iloc[_TRAIN:])

@@ -26,7 +26,11 @@ def preprocessing(**given: Any) -> ColumnTransformer:
             ("carrier", carriers, ["carrier"]),
             ("origin", OneHotEncoder(drop="first", sparse_output=False), ["origin"]),
             ("dest", OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1), ["dest"]),
-            ("delay", make_pipeline(SimpleImputer(strategy="median", add_indicator=True), StandardScaler()), ["dep_delay"]),
+            (
+                "delay",
+                make_pipeline(SimpleImputer(strategy="median", add_indicator=True), StandardScaler()),
+                ["dep_delay"],
+            ),
             ("far", StandardScaler(), ["distance"]),
         ],
         remainder="passthrough",
@@ -45,7 +49,9 @@ def players(pipeline: Pipeline) -> list[int]:
     found = []
     for name in names:
         rest = name.split("__", 1)[1].removeprefix("missingindicator_")
-        found.append(max((i for i, column in enumerate(COLUMNS) if rest.startswith(column)), key=lambda i: len(COLUMNS[i])))
+        found.append(
+            max((i for i, column in enumerate(COLUMNS) if rest.startswith(column)), key=lambda i: len(COLUMNS[i]))
+        )
     return found
 
 

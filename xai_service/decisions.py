@@ -53,7 +53,7 @@ def decisions_of(
     timings: Timings,
     strings: Mapping[int, Sequence[str | None]] = MappingProxyType({}),
 ) -> list[Decision]:
-    """Returns the record of each of n rows, in row order; ``strings`` are what was sent for features that are strings."""
+    """Returns the record of each of n rows, in row order; ``strings`` is of `PredictCall`."""
     manifest = model.manifest
     return [
         Decision(

@@ -23,7 +23,7 @@ class ExplanationStatus(enum.Enum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Column:
-    """One feature's values in the rows of a request: float32 (n,), NaN where missing, or strings, None where missing."""
+    """One feature's values in a request's rows: float32 (n,), NaN where missing, or strings, None where missing."""
 
     name: str
     values: Float32Array | tuple[str | None, ...]

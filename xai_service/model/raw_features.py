@@ -1,7 +1,7 @@
 """From the columns of a request to the matrix that the model reads: numbers as they are, strings by their category.
 
 A string stands in the matrix as its place among the feature's categories, one that is not among them as the place after
-the last, a missing one as NaN. The model's trees were made for these places (`xai_service.pack.fold`), and the list they
+the last, a missing one as NaN. The model's trees were made for these places (`xai_service.pack.fold`); the list that they
 count in stands in the manifest and in the model file, which must agree.
 """
 
@@ -95,23 +95,27 @@ class RawFeatures:
             columns: ordered, as it was made of; empty where it was sent.
         """
         violations = []
-        for i, feature in enumerate(self._features):
-            if i in self.codes:
-                wrong = (rows[:, i] == len(self.codes[i])) & (not feature.allows_unknown)
-            elif i in self.known:
+        for i in (*self.codes, *self.known):
+            feature = self._features[i]
+            values = columns[i].values if columns else rows[:, i]
+            if feature.allows_unknown:
+                wrong = np.zeros(len(rows), np.bool_)
+            elif i in self.codes:
+                wrong = rows[:, i] == len(self.codes[i])
+            else:
                 wrong = ~np.isin(rows[:, i], self.known[i]) & ~np.isnan(rows[:, i])
-            else:
-                continue
+            where = f"columns[{feature.name!r}]" if columns else f"input[:, {i}]"
             row = int(wrong.argmax())
-            sent = columns[i].values[row] if columns else float(rows[row, i])
             if wrong[row]:
-                what = f"feature {feature.name!r} is {str(sent)[:_SHOWN]!r} in row {row}, which the model does not know"
-            else:
-                texts = columns[i].values if columns and isinstance(columns[i].values, tuple) else ()
-                long = next((k for k, one in enumerate(texts) if one is not None and len(one) > MAX_CHARACTERS), None)
-                if long is None:
-                    continue
-                what = f"feature {feature.name!r} has more than {MAX_CHARACTERS} characters in row {long}"
-            listed = ", ".join(feature.categories[:10]) + (" …" if len(feature.categories) > 10 else "")
-            violations.append(FieldViolation(f"input[:, {i}]", f"{what}; it knows {listed}"))
+                listed = ", ".join(feature.categories[:10]) + (" …" if len(feature.categories) > 10 else "")
+                what = (
+                    f"feature {feature.name!r} is {str(values[row])[:_SHOWN]!r} in row {row}, which the model does not "
+                    f"know, in {int(wrong.sum())} such row(s); it knows {listed}"
+                )
+                violations.append(FieldViolation(where, what))
+            elif i in self.codes:
+                too_long = [k for k, one in enumerate(values) if isinstance(one, str) and len(one) > MAX_CHARACTERS]
+                if too_long:
+                    what = f"feature {feature.name!r} has more than {MAX_CHARACTERS} characters in row {too_long[0]}"
+                    violations.append(FieldViolation(where, what))
         return violations

@@ -15,10 +15,9 @@ import numpy as np
 from xai_service.errors import PackRefused
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 How = Literal["same", "rising", "lookup"]
-_RISING = ("StandardScaler", "MinMaxScaler", "MaxAbsScaler", "RobustScaler", "Binarizer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,39 +56,39 @@ def follow(steps: Sequence[tuple[str, Any]], names: Sequence[str]) -> list[Deriv
 
 
 def _through(step: Any, columns: list[Derived], where: str, names: Sequence[str] | None) -> list[Derived]:
-    kind = type(step).__name__ if type(step).__module__.startswith("sklearn.") else ""
+    """Returns what a step makes of the columns; ``names`` are theirs, ``None`` where they are not known."""
     if step is None or (isinstance(step, str) and step == "passthrough"):
         return columns
-    if kind == "Pipeline":
-        for name, inner in step.steps:
-            columns = _through(inner, columns, f"{where} / {name!r}", names)
-            names = None
-        return columns
-    if kind == "ColumnTransformer":
-        return _through_parts(step, columns, where, names)
-    if kind == "FeatureUnion":
-        _check_weights(step, where)
-        parts = [(name, one) for name, one in step.transformer_list if not _is_drop(one)]
-        return [made for name, one in parts for made in _through(one, columns, f"{where} / {name!r}", names)]
-    if kind == "SimpleImputer":
-        return _imputed(step, columns, where)
-    if kind in ("OneHotEncoder", "OrdinalEncoder", "TargetEncoder"):
-        return _encoded(step, kind, columns, where)
-    if kind in _RISING or (kind == "KBinsDiscretizer" and step.encode == "ordinal"):
-        return [_risen(one) for one in columns]
-    if kind == "FunctionTransformer" and step.func is None:
-        return columns
-    if kind and hasattr(step, "get_support"):
+    kind = type(step).__name__ if type(step).__module__.startswith("sklearn.") else ""
+    if kind in _NESTING:
+        return _NESTING[kind](step, columns, where, names)
+    if kind in _STEPS:
+        return _STEPS[kind](step, columns, where)
+    if kind and hasattr(step, "get_support"):  # a choice of columns
         return [columns[i] for i in step.get_support(indices=True)]
-    reason = "is not known to make each column of one column alone, so what a raw column contributes cannot be told"
-    if kind == "FunctionTransformer":
-        reason = "calls a function of yours, of which nothing is known"
-    elif kind == "KBinsDiscretizer":
-        reason = f"has encode={step.encode!r}, which splits a column into intervals; with encode='ordinal' it is taken"
-    raise PackRefused(
+    raise _refusal(
+        step, where, "is not known to make each column of one column alone, so what a raw column adds cannot be told"
+    )
+
+
+def _refusal(step: Any, where: str, reason: str) -> PackRefused:
+    return PackRefused(
         f"{where}, {type(step).__name__}: {reason}; leave it out (trees need neither scaled nor rotated columns), or "
         "apply it to the data before, and train and pack on what it gives"
     )
+
+
+def _through_chain(step: Any, columns: list[Derived], where: str, names: Sequence[str] | None) -> list[Derived]:
+    for name, inner in step.steps:
+        columns = _through(inner, columns, f"{where} / {name!r}", names)
+        names = None
+    return columns
+
+
+def _through_union(step: Any, columns: list[Derived], where: str, names: Sequence[str] | None) -> list[Derived]:
+    _check_weights(step, where)
+    parts = [(name, one) for name, one in step.transformer_list if not _is_drop(one)]
+    return [made for name, one in parts for made in _through(one, columns, f"{where} / {name!r}", names)]
 
 
 def _through_parts(step: Any, columns: list[Derived], where: str, names: Sequence[str] | None) -> list[Derived]:
@@ -137,6 +136,22 @@ def _check_weights(step: Any, where: str) -> None:
         raise PackRefused(f"{where}: transformer_weights {wrong} are not above 0, which turns columns around")
 
 
+def _same(step: Any, columns: list[Derived], where: str) -> list[Derived]:
+    if step.func is not None:
+        raise _refusal(step, where, "calls a function of yours, of which nothing is known")
+    return columns
+
+
+def _rising(_step: Any, columns: list[Derived], _where: str) -> list[Derived]:
+    return [_risen(one) for one in columns]
+
+
+def _binned(step: Any, columns: list[Derived], where: str) -> list[Derived]:
+    if step.encode != "ordinal":
+        raise _refusal(step, where, f"has encode={step.encode!r}, which makes intervals; encode='ordinal' is taken")
+    return _rising(step, columns, where)
+
+
 def _risen(column: Derived) -> Derived:
     return replace(column, how="lookup" if column.how == "lookup" else "rising", is_plain=False)
 
@@ -161,7 +176,8 @@ def _is_empty(statistic: Any) -> bool:
     return statistic is None or (isinstance(statistic, float) and np.isnan(statistic))
 
 
-def _encoded(step: Any, kind: str, columns: list[Derived], where: str) -> list[Derived]:
+def _encoded(step: Any, columns: list[Derived], where: str) -> list[Derived]:
+    kind = type(step).__name__
     made = []
     for i, column in enumerate(columns):
         if not column.is_plain:
@@ -178,3 +194,23 @@ def _encoded(step: Any, kind: str, columns: list[Derived], where: str) -> list[D
         known = column.known + tuple(one for one in categories if not _is_empty(one))
         made += [Derived(column.raw, "lookup", known)] * width
     return made
+
+
+_NESTING: Mapping[str, Callable[[Any, list[Derived], str, Sequence[str] | None], list[Derived]]] = {
+    "Pipeline": _through_chain,
+    "ColumnTransformer": _through_parts,
+    "FeatureUnion": _through_union,
+}
+_STEPS: Mapping[str, Callable[[Any, list[Derived], str], list[Derived]]] = {
+    "SimpleImputer": _imputed,
+    "OneHotEncoder": _encoded,
+    "OrdinalEncoder": _encoded,
+    "TargetEncoder": _encoded,
+    "StandardScaler": _rising,
+    "MinMaxScaler": _rising,
+    "MaxAbsScaler": _rising,
+    "RobustScaler": _rising,
+    "Binarizer": _rising,
+    "KBinsDiscretizer": _binned,
+    "FunctionTransformer": _same,
+}

@@ -154,7 +154,7 @@ class _Outcome:
 def _made_of_missing(steps: Steps) -> Float64Array:
     """Returns what each column that the trees see is where its raw column is missing; NaN where that may not be."""
     gap = np.array([np.nan], np.float32)
-    made = steps.made({raw: gap for raw in sorted(steps.takes_missing)})[0]
+    made = steps.made(dict.fromkeys(sorted(steps.takes_missing), gap))[0]
     may = [column.raw in steps.takes_missing for column in steps.columns]
     return np.where(may, made, np.nan)
 
@@ -210,7 +210,9 @@ def _fold_lookups(splits: _Splits, which: Int64Array, steps: Steps, outcome: _Ou
     if not raws:
         return
     n = max(len(steps.values[raw]) for raw in raws)
-    tried = {raw: np.append(np.resize(steps.values[raw], n), steps.unknown.get(raw, steps.values[raw][0])) for raw in raws}
+    tried = {
+        raw: np.append(np.resize(steps.values[raw], n), steps.unknown.get(raw, steps.values[raw][0])) for raw in raws
+    }
     made = steps.made({raw: values.astype(np.float32) for raw, values in tried.items()})
     for i in which.tolist():
         raw = steps.columns[splits.feature[i]].raw

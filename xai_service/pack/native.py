@@ -76,4 +76,5 @@ class NativeModel:
         """Returns of float32 (n, features) rows which can be asked about at all, bool (n,)."""
         if self.raw is None:
             return np.ones(len(rows), np.bool_)
-        return np.all([column.accepts(values) for column, values in zip(self.raw, rows.T, strict=True)], axis=0)
+        fine = [column.accepts(values) for column, values in zip(self.raw, rows.T, strict=True)]
+        return np.asarray(np.all(fine, axis=0))

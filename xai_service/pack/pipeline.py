@@ -46,7 +46,10 @@ def read(pipeline: Any, X: Any, *, raw_score: bool) -> tuple[NativeModel, Float3
     *steps, (_, model) = pipeline.steps
     native = readers.read(model, raw_score=raw_score)
     raw = RawFrame(X, getattr(pipeline, "feature_names_in_", None))
-    columns = follow(steps, raw.names)
+    try:
+        columns = follow(steps, raw.names)
+    except AttributeError as error:
+        raise PackRefused(f"the pipeline is not fitted: {error}") from error
     categories, known = _lookups(columns, raw)
     try:
         before = _Before(steps, raw, categories, sparse_is_missing="xgboost" in native.made_by)
@@ -62,17 +65,17 @@ def read(pipeline: Any, X: Any, *, raw_score: bool) -> tuple[NativeModel, Float3
                 "sparse_output=False (OneHotEncoder)"
             )
     may_give_nan = bool(getattr(native, "takes_missing", True))
-    takes_missing = {i for i in range(len(raw.names)) if before.takes(i, np.nan, may_give_nan=may_give_nan)}
+    used = sorted({one.raw for one in columns})
+    takes_missing = before.which_take(dict.fromkeys(used, np.nan), may_give_nan=may_give_nan)
     unknown = {i: float(len(names)) for i, names in categories.items()} | {
         i: _number_beside(values) for i, values in known.items()
     }
-    takes_unknown = {i for i, value in unknown.items() if before.takes(i, value, may_give_nan=may_give_nan)}
+    takes_unknown = before.which_take(unknown, may_give_nan=may_give_nan)
     values = {i: np.arange(len(names), dtype=np.float32) for i, names in categories.items()} | known
     trees = fold(
         native.trees,
         Steps(columns, before.made, values, {i: unknown[i] for i in takes_unknown}, frozenset(takes_missing)),
     )
-    used = sorted({one.raw for one in columns})
     served = tuple(
         RawColumn(
             name=raw.names[i],
@@ -92,9 +95,7 @@ def read(pipeline: Any, X: Any, *, raw_score: bool) -> tuple[NativeModel, Float3
         n_features=len(used),
         feature_names=None if getattr(pipeline, "feature_names_in_", None) is None else tuple(c.name for c in served),
         predict=_predictor(native, before, used),
-        categorical=frozenset(
-            int(place[columns[i].raw]) for i in native.categorical if columns[i].how == "same"
-        ),
+        categorical=frozenset(int(place[columns[i].raw]) for i in native.categorical if columns[i].how == "same"),
         categories={},
         contributions=None,
         contributions_by=None,
@@ -111,7 +112,12 @@ class _Before:
     """The steps before the model, asked for rows of the matrix."""
 
     def __init__(
-        self, steps: Sequence[tuple[str, Any]], raw: RawFrame, categories: dict[int, list[str]], *, sparse_is_missing: bool
+        self,
+        steps: Sequence[tuple[str, Any]],
+        raw: RawFrame,
+        categories: dict[int, list[str]],
+        *,
+        sparse_is_missing: bool,
     ) -> None:
         self._steps = [step for _, step in steps if step is not None and step != "passthrough"]
         self._raw = raw
@@ -154,10 +160,15 @@ class _Before:
             rows[:, i] = one
         return self.of(rows)
 
-    def takes(self, column: int, value: float, *, may_give_nan: bool) -> bool:
-        """Whether the steps take this value there; and the model what they make of it."""
+    def which_take(self, values: Mapping[int, float], *, may_give_nan: bool) -> frozenset[int]:
+        """Returns the columns in which the steps take this value, and the model what they make of it."""
+        if self._take(values, may_give_nan=may_give_nan):
+            return frozenset(values)
+        return frozenset(i for i, one in values.items() if self._take({i: one}, may_give_nan=may_give_nan))
+
+    def _take(self, values: Mapping[int, float], *, may_give_nan: bool) -> bool:
         try:
-            made = self.made({column: np.array([value], np.float32)})
+            made = self.made({i: np.array([one], np.float32) for i, one in values.items()})
         except ValueError:
             return False
         return may_give_nan or not np.isnan(made).any()
@@ -174,6 +185,8 @@ def _lookups(columns: Sequence[Derived], raw: RawFrame) -> tuple[dict[int, list[
                 )
             found[column.raw] |= {one for one in column.known if isinstance(one, str)}
         elif column.how == "lookup":
+            if any(isinstance(one, str) for one in column.known):
+                raise PackRefused(f"column {raw.names[column.raw]!r} holds no string in X, and is encoded by strings")
             found.setdefault(column.raw, set()).update(float(one) for one in column.known)
     known = {}
     for i in sorted(found.keys() - raw.strings.keys()):

@@ -1,8 +1,8 @@
 """The raw columns that a pipeline takes, as the matrix that is served, and back.
 
-In the matrix a number stands as it is, rounded to float32; a string stands as the place of its category, and one that is
-no known category as the place after the last; what is missing is NaN. The service makes the same matrix of a request
-(`xai_service.raw_rows`), from the categories in the manifest.
+In the matrix a number stands as it is, rounded to float32; a string stands as the place of its category, and one that
+is no known category as the place after the last; what is missing is NaN. The service makes the same matrix of a request
+(`xai_service.model.raw_features`), from the categories in the manifest.
 """
 
 from __future__ import annotations
@@ -74,12 +74,17 @@ class RawFrame:
         if (names is not None) != is_frame:
             due = "a DataFrame" if names is not None else "an array"
             raise PackRefused(f"the pipeline was fitted on {due}, and X is {type(X).__name__}: pass {due}")
+        self._pandas: Any = None
+        self._series: Any = None
         if names is not None:
             lacking = [name for name in names if name not in X.columns]
             if lacking:
                 raise PackRefused(f"X has no column {lacking[0]!r}, which the pipeline was fitted on")
             columns = [X[name] for name in names]
-            self._pandas: Any = type(X)
+            twice = next((name for name, one in zip(names, columns, strict=True) if one.ndim != 1), None)
+            if twice is not None:
+                raise PackRefused(f"X has more than one column {twice!r}")
+            self._pandas, self._series = type(X), type(columns[0])
             # Strings come in several types, which steps tell apart; of categories those unknown would be missing.
             self._types = [object if str(one.dtype) == "category" else one.dtype for one in columns]
             self.names = tuple(names)
@@ -87,10 +92,8 @@ class RawFrame:
             array = np.asarray(X)
             if array.ndim != 2 or hasattr(X, "tocsr"):
                 raise PackRefused(f"X is {type(X).__name__} of shape {array.shape}; (rows, columns) is needed")
-            self._pandas = None
             columns = list(array.T)
             self.names = tuple(f"f{i}" for i in range(array.shape[1]))
-        self._series = type(columns[0]) if columns else None
         if not columns or not len(columns[0]):
             raise PackRefused("X has no rows or no columns")
         self._values = [_column(column, name) for column, name in zip(columns, self.names, strict=True)]
@@ -153,7 +156,7 @@ def _column(column: Any, name: str) -> NDArray[Any]:
     if getattr(dtype, "kind", "O") in "fiub":
         if hasattr(column, "to_numpy"):
             return np.asarray(column.to_numpy(dtype=np.float64, na_value=np.nan))
-        return column.astype(np.float64)
+        return np.asarray(column.astype(np.float64))
     values = np.empty(len(column), object)
     values[:] = list(column)
     if all(isinstance(one, (int, float, np.number)) for one in values.tolist()):
@@ -168,11 +171,9 @@ def _column(column: Any, name: str) -> NDArray[Any]:
 
 
 def _is_gap(value: Any) -> bool:
-    return value is None or bool(value is not value or value != value if isinstance(value, float) else _is_na(value))
-
-
-def _is_na(value: Any) -> bool:
-    return type(value).__name__ in ("NAType", "NaTType")
+    if isinstance(value, float):
+        return math.isnan(value)
+    return value is None or type(value).__name__ in ("NAType", "NaTType")
 
 
 def _gap(values: NDArray[Any]) -> Any:

@@ -248,16 +248,17 @@ def _predict(
     table = array.astype(object) if has_strings else _numbers(array)
     if table.ndim != 2:
         raise ValueError(f"rows must be a table (n, features), not of shape {table.shape}; a single row is rows[None]")
-    request = pb.PredictRequest(
-        model_name=model, model_version=str(version), latency_budget_ms=latency_budget_ms
-    )
+    request = pb.PredictRequest(model_name=model, model_version=str(version), latency_budget_ms=latency_budget_ms)
     if not has_strings:
         request.input.CopyFrom(to_tensor(table))
         request.feature_names.extend(feature_names or ())
         return _Call("Predict", request, lambda response: _read_reply(response, table))
     names = list(feature_names or ())
     if len(names) != table.shape[1]:
-        raise ValueError(f"{len(names)} feature_names for {table.shape[1]} columns; columns with strings go by name")
+        raise ValueError(
+            "rows hold strings, which are no real numbers, and are sent by name: a DataFrame's columns have names, for "
+            f"an array pass feature_names ({len(names)} were given for {table.shape[1]} columns)"
+        )
     request.columns.extend(to_columns(table, names))
     return _Call("Predict", request, lambda response: _read_reply(response, _in_order(table, names, response)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -54,9 +55,7 @@ def _column(message: pb.Column, field: str) -> Column:
     if array.dtype.kind != "f" or array.ndim != 1:
         name = pb.DataType.Name(message.numbers.dtype).removeprefix("DATA_TYPE_")
         raise InvalidInput(
-            FieldViolation(
-                f"{field}.numbers", f"{name} {list(array.shape)} was sent; FLOAT32 or FLOAT64 [rows] is due"
-            )
+            FieldViolation(f"{field}.numbers", f"{name} {list(array.shape)} was sent; FLOAT32 or FLOAT64 [rows] is due")
         )
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes inf and is refused as such
         return Column(message.name, array.astype(np.float32))
@@ -88,4 +87,6 @@ def _message(name: str, values: list[Any]) -> pb.Column:
 
 def is_missing(value: Any) -> bool:
     """Whether the value is None, NaN, or what pandas has for missing."""
-    return value is None or type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, float) and value != value)
+    if isinstance(value, float):
+        return math.isnan(value)
+    return value is None or type(value).__name__ in ("NAType", "NaTType")
