@@ -67,3 +67,34 @@ def xgboost_trees(booster: xgboost.Booster) -> list[Any]:
         return ("split", tree["split_indices"][node], threshold, "<", nan_left, *children)
 
     return [nested(tree, 0) for tree in learner["gradient_booster"]["model"]["trees"]]
+
+
+def lightgbm_trees(booster: Any) -> list[Any]:
+    """Returns a Booster's trees as `tests.oracles` has them."""
+
+    def nested(node: Any) -> Any:
+        if "leaf_value" in node:
+            return ("leaf", node["leaf_value"], node.get("leaf_count", 1))
+        children = (nested(node[f"{side}_child"]) for side in ("left", "right"))
+        if node["decision_type"] == "==":
+            values = tuple(float(code) for code in str(node["threshold"]).split("||"))
+            return ("split", node["split_feature"], values, "in", False, *children)
+        nan_left = node["default_left"] if node["missing_type"] == "NaN" else node["threshold"] >= 0
+        return ("split", node["split_feature"], node["threshold"], "<=", nan_left, *children)
+
+    return [nested(tree["tree_structure"]) for tree in booster.dump_model()["tree_info"]]
+
+
+def raw_columns(pipeline: Pipeline, names: list[str], used: list[str]) -> list[int]:
+    """Returns which of ``used`` each column that the model sees is made of, told by scikit-learn's names."""
+    if len(pipeline) == 1:
+        return [used.index(name) for name in names]
+    spoken = [f"x{i}" for i in range(len(names))] if names[0] == "f0" else names
+    made = pipeline[:-1].get_feature_names_out().tolist()
+
+    def raw(name: str) -> str:  # which it is, or goes on from, with a category
+        parts = name.split("__")[-1].removeprefix("missingindicator_")
+        fitting = [one for one in spoken if parts == one or parts.startswith(f"{one}_")]
+        return names[spoken.index(max(fitting, key=len))]
+
+    return [used.index(raw(name)) for name in made]

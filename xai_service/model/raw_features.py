@@ -1,8 +1,8 @@
 """From the columns of a request to the matrix that the model reads: numbers as they are, strings by their category.
 
-A string stands in the matrix as its place among the feature's categories, one that is not among them as the place after
-the last, a missing one as NaN. The model's trees were made for these places (`xai_service.pack.fold`); the list that they
-count in stands in the manifest and in the model file, which must agree.
+A string stands in the matrix as its place among the feature's categories, one that is not among them as the place
+after the last, a missing one as NaN. The model's trees were made for these places (`xai_service.pack.fold`); the list
+that they count in stands in the manifest and in the model file, which must agree.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ is the folded model against the pipeline: the steps' own ``transform``, and the 
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ import sklearn
 
 from xai_service.errors import PackRefused
 from xai_service.pack import readers
+from xai_service.pack.by_player import ByPlayer
 from xai_service.pack.columnwise import follow
 from xai_service.pack.fold import Steps, fold
 from xai_service.pack.raw_columns import RawColumn, RawFrame
@@ -45,67 +47,76 @@ def read(pipeline: Any, X: Any, *, raw_score: bool) -> tuple[NativeModel, Float3
     """
     *steps, (_, model) = pipeline.steps
     native = readers.read(model, raw_score=raw_score)
-    raw = RawFrame(X, getattr(pipeline, "feature_names_in_", None))
+    names = getattr(pipeline, "feature_names_in_", None)
     try:
-        columns = follow(steps, raw.names)
+        width = len(names) if names is not None else int(pipeline.n_features_in_)
+        columns = follow(steps, [f"f{i}" for i in range(width)] if names is None else names)
     except AttributeError as error:
         raise PackRefused(f"the pipeline is not fitted: {error}") from error
+    used = sorted({one.raw for one in columns})
+    raw = RawFrame(X, names, used)
     categories, known = _lookups(columns, raw)
     try:
         before = _Before(steps, raw, categories, sparse_is_missing="xgboost" in native.made_by)
-        before.check(len(columns), native.n_features)
+        before.check(columns, native.n_features)
     except (AttributeError, TypeError, ValueError) as error:
         raise PackRefused(f"the pipeline's preprocessing refuses X: {error}") from error
-    if before.is_sparse and before.sparse_is_missing:
-        numeric = next((one for one in columns if one.how != "lookup"), None)
-        if numeric is not None:
-            raise PackRefused(
-                f"the preprocessing makes sparse rows, in which XGBoost takes 0 for missing, also in "
-                f"{raw.names[numeric.raw]!r}: fit it with sparse_threshold=0 (ColumnTransformer) and "
-                "sparse_output=False (OneHotEncoder)"
-            )
-    may_give_nan = bool(getattr(native, "takes_missing", True))
-    used = sorted({one.raw for one in columns})
-    takes_missing = before.which_take(dict.fromkeys(used, np.nan), may_give_nan=may_give_nan)
-    unknown = {i: float(len(names)) for i, names in categories.items()} | {
-        i: _number_beside(values) for i, values in known.items()
-    }
-    takes_unknown = before.which_take(unknown, may_give_nan=may_give_nan)
-    values = {i: np.arange(len(names), dtype=np.float32) for i, names in categories.items()} | known
-    trees = fold(
-        native.trees,
-        Steps(columns, before.made, values, {i: unknown[i] for i in takes_unknown}, frozenset(takes_missing)),
-    )
-    served = tuple(
-        RawColumn(
-            name=raw.names[i],
-            categories=tuple(categories[i]) if i in categories else None,
-            known=None if i not in known or i in takes_unknown else tuple(known[i].tolist()),
-            takes_unknown=i in takes_unknown or i not in unknown,
-            takes_missing=i in takes_missing,
-        )
-        for i in used
-    )
-    place = np.full(len(raw.names), -1)
+    does = _Takes(before, used, categories, known, may_give_nan=bool(getattr(native, "takes_missing", True)))
+    values = {i: np.arange(len(one), dtype=np.float32) for i, one in categories.items()} | known
+    unknown = {i: does.beside[i] for i in does.unknown}
+    trees = fold(native.trees, Steps(columns, before.made, values, unknown, does.missing))
+    place = np.full(width, -1)
     place[used] = np.arange(len(used))
+    contributions, contributions_by = _contributions(native, before, columns, used)
     folded = replace(
         native,
         made_by={**native.made_by, "scikit-learn": sklearn.__version__},
         trees=tuple(replace(tree, feature=np.where(tree.left >= 0, place[tree.feature], 0)) for tree in trees),
         n_features=len(used),
-        feature_names=None if getattr(pipeline, "feature_names_in_", None) is None else tuple(c.name for c in served),
+        feature_names=None if names is None else tuple(names[i] for i in used),
         predict=_predictor(native, before, used),
         categorical=frozenset(int(place[columns[i].raw]) for i in native.categorical if columns[i].how == "same"),
         categories={},
-        contributions=None,
-        contributions_by=None,
+        contributions=contributions,
+        contributions_by=contributions_by,
         monotonicity=_monotonicity(native, columns, used),
-        raw=served,
+        raw=tuple(does.described(i, raw.names[i]) for i in used),
     )
-    contributions = _contributions(native, before, columns, used)
-    if contributions is not None:
-        folded = replace(folded, contributions=contributions, contributions_by=native.contributions_by)
     return folded, np.ascontiguousarray(before.rows[:, used])
+
+
+class _Takes:
+    """Which raw columns take missing values, and those beyond the ones known.
+
+    Attributes:
+        beside: of the columns that are looked up, a value that is not known.
+        missing, unknown: the columns that take NaN, and such values.
+    """
+
+    def __init__(
+        self,
+        before: _Before,
+        used: Sequence[int],
+        categories: Mapping[int, list[str]],
+        known: Mapping[int, Float32Array],
+        *,
+        may_give_nan: bool,
+    ) -> None:
+        self._categories, self._known = categories, known
+        self.beside = {i: float(len(names)) for i, names in categories.items()}
+        self.beside |= {i: _number_beside(values) for i, values in known.items()}
+        self.missing = before.which_take(dict.fromkeys(used, math.nan), may_give_nan=may_give_nan)
+        self.unknown = before.which_take(self.beside, may_give_nan=may_give_nan)
+
+    def described(self, column: int, name: str) -> RawColumn:
+        takes_unknown = column in self.unknown or column not in self.beside
+        return RawColumn(
+            name=name,
+            categories=tuple(self._categories[column]) if column in self._categories else None,
+            known=tuple(self._known[column].tolist()) if column in self._known and not takes_unknown else None,
+            takes_unknown=takes_unknown,
+            takes_missing=column in self.missing,
+        )
 
 
 class _Before:
@@ -122,17 +133,24 @@ class _Before:
         self._steps = [step for _, step in steps if step is not None and step != "passthrough"]
         self._raw = raw
         self._categories = categories
-        self.sparse_is_missing = sparse_is_missing
-        self.is_sparse = False
+        self._sparse_is_missing = sparse_is_missing
+        self._is_sparse = False
         self.rows = raw.matrix(categories)
 
-    def check(self, n_columns: int, n_features: int) -> None:
-        """Refuses steps that make another number of columns of X than were followed, or than the model takes."""
+    def check(self, columns: Sequence[Derived], n_features: int) -> None:
+        """Refuses steps that make another number of columns of X than were followed, or sparse ones of numbers."""
         width = self.of(self.rows).shape[1]
-        if width != n_columns or width != n_features:
+        if width != len(columns) or width != n_features:
             raise PackRefused(
-                f"the preprocessing makes {width} columns of X, of which {n_columns} could be followed, and the model "
-                f"takes {n_features}"
+                f"the preprocessing makes {width} columns of X, of which {len(columns)} could be followed, and the "
+                f"model takes {n_features}"
+            )
+        numeric = next((one.raw for one in columns if one.how != "lookup"), None)
+        if self._is_sparse and self._sparse_is_missing and numeric is not None:
+            raise PackRefused(
+                "the preprocessing makes sparse rows, in which XGBoost takes 0 for missing, also in "
+                f"{self._raw.names[numeric]!r}: fit it with sparse_threshold=0 (ColumnTransformer) and "
+                "sparse_output=False (OneHotEncoder)"
             )
 
     def of(self, rows: Float32Array) -> Float64Array:
@@ -143,8 +161,8 @@ class _Before:
             for step in self._steps:
                 made = step.transform(made)
         if hasattr(made, "tocsr"):
-            self.is_sparse = True
-            dense = np.full(made.shape, np.nan if self.sparse_is_missing else 0.0)
+            self._is_sparse = True
+            dense = np.full(made.shape, np.nan if self._sparse_is_missing else 0.0)
             entries = made.tocoo()
             dense[entries.row, entries.col] = entries.data
             return dense
@@ -215,21 +233,31 @@ def _predictor(native: NativeModel, before: _Before, used: Sequence[int]) -> Pre
 
 def _contributions(
     native: NativeModel, before: _Before, columns: Sequence[Derived], used: Sequence[int]
-) -> Contributions | None:
-    """Returns the library's own, where no raw column makes two that trees look at: else they are not to be added up."""
-    told = native.contributions
+) -> tuple[Contributions, str] | tuple[None, None]:
+    """Returns what attributions are compared with, and what computes it.
+
+    The library's own where no raw column makes two that trees look at; else they are not to be added up.
+    """
     looked_at = sorted({int(i) for tree in native.trees for i in tree.feature[tree.splits]})
     raws = [columns[i].raw for i in looked_at]
-    if told is None or len(set(raws)) < len(raws):
-        return None
+    if len(set(raws)) == len(raws):
+        told = native.contributions
+        if told is None:
+            return None, None
 
-    def contributions(rows: Float32Array) -> tuple[Float64Array, Float64Array]:
-        phi, base = told(before.made(dict(zip(used, rows.T, strict=True))))  # type: ignore[arg-type]
-        found = np.zeros((len(rows), len(used), phi.shape[2]))
-        found[:, [used.index(raw) for raw in raws]] = phi[:, looked_at]
-        return found, base
+        def of_library(rows: Float32Array) -> tuple[Float64Array, Float64Array]:
+            phi, base = told(before.made(dict(zip(used, rows.T, strict=True))))  # type: ignore[arg-type]
+            found = np.zeros((len(rows), len(used), phi.shape[2]))
+            found[:, [used.index(raw) for raw in raws]] = phi[:, looked_at]
+            return found, base
 
-    return contributions
+        return of_library, native.contributions_by or ""
+    by_player = ByPlayer(native, [used.index(one.raw) for one in columns])
+
+    def together(rows: Float32Array) -> tuple[Float64Array, Float64Array]:
+        return by_player.contributions(before.made(dict(zip(used, rows.T, strict=True))))
+
+    return together, by_player.name
 
 
 def _monotonicity(

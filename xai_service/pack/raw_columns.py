@@ -16,7 +16,7 @@ import numpy as np
 from xai_service.errors import PackRefused
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from numpy.typing import NDArray
 
@@ -59,17 +59,18 @@ class RawFrame:
 
     Args:
         X: the caller's rows, n ≥ 1.
-        names: of the columns to take, in the pipeline's order; ``None`` where it was fitted on an array.
+        names: of the columns that the pipeline was fitted on, in order; ``None`` where it was fitted on an array.
+        used: places of those that it uses; the others may hold anything.
 
     Attributes:
-        names: of the columns, f0, f1 … for an array.
-        strings: the columns that hold strings, each with the strings found, ascending.
+        names: of all columns, f0, f1 … for an array.
+        strings: the columns used that hold strings, each with the strings found.
 
     Raises:
         PackRefused: not rows, a column is missing, or holds something else than numbers or strings.
     """
 
-    def __init__(self, X: Any, names: Sequence[str] | None) -> None:
+    def __init__(self, X: Any, names: Sequence[str] | None, used: Collection[int]) -> None:
         is_frame = hasattr(X, "columns") and hasattr(X, "dtypes")
         if (names is not None) != is_frame:
             due = "a DataFrame" if names is not None else "an array"
@@ -96,16 +97,18 @@ class RawFrame:
             self.names = tuple(f"f{i}" for i in range(array.shape[1]))
         if not columns or not len(columns[0]):
             raise PackRefused("X has no rows or no columns")
-        self._values = [_column(column, name) for column, name in zip(columns, self.names, strict=True)]
-        self._gaps = [_gap(one) for one in self._values]
+        self._n = len(columns[0])
+        self._idle = {i: column[:1] for i, column in enumerate(columns) if i not in used}
+        self._values = {i: _column(columns[i], self.names[i]) for i in used}
+        self._gaps = {i: _gap(values) for i, values in self._values.items()}
         self.strings = {
-            i: sorted({one for one in values.tolist() if isinstance(one, str)})
-            for i, values in enumerate(self._values)
+            i: {one for one in values.tolist() if isinstance(one, str)}
+            for i, values in self._values.items()
             if values.dtype == object
         }
 
     def matrix(self, categories: dict[int, list[str]]) -> Float32Array:
-        """Returns float32 (n, columns), C order.
+        """Returns float32 (n, columns), C order; 0 in columns that are not used.
 
         Args:
             categories: of each column of strings.
@@ -113,8 +116,8 @@ class RawFrame:
         Raises:
             PackRefused: a number is infinite as float32.
         """
-        rows = np.empty((len(self._values[0]), len(self._values)), np.float32)
-        for i, values in enumerate(self._values):
+        rows = np.zeros((self._n, len(self.names)), np.float32)
+        for i, values in self._values.items():
             if i in categories:
                 codes = {category: code for code, category in enumerate(categories[i])}
                 rows[:, i] = [codes.get(v, len(codes)) if isinstance(v, str) else math.nan for v in values.tolist()]
@@ -133,7 +136,11 @@ class RawFrame:
         """Returns what the pipeline takes for rows of the matrix: numbers as float64, categories as strings."""
         columns: dict[str, Any] = {}
         for i, name in enumerate(self.names):
-            if i in categories:
+            if i in self._idle:
+                columns[name] = self._idle[i].repeat(len(rows))
+                if self._pandas is not None:
+                    columns[name] = columns[name].reset_index(drop=True)
+            elif i in categories:
                 unknown = _UNKNOWN
                 while unknown in categories[i]:
                     unknown += "."
@@ -146,8 +153,8 @@ class RawFrame:
                 columns[name] = rows[:, i].astype(np.float64)
         if self._pandas is not None:
             return self._pandas(columns)
-        kind = object if self.strings else np.float64
-        return np.column_stack([values.astype(kind) for values in columns.values()])
+        plain = all(values.dtype == np.float64 for values in columns.values())
+        return np.column_stack([values if plain else values.astype(object) for values in columns.values()])
 
 
 def _column(column: Any, name: str) -> NDArray[Any]:

@@ -150,7 +150,7 @@ def describe_features(
     # fmin and fmax pass NaN over, and return it only where there is nothing else.
     low, high = np.fmin.reduce(rows, axis=0), np.fmax.reduce(rows, axis=0)
     if native.raw is not None:
-        return _describe_raw(native.raw, missing, seen, low, high)
+        return _describe_raw(native.raw, native.categorical, missing, seen, low, high)
     return tuple(
         Feature(
             name=name,
@@ -165,7 +165,12 @@ def describe_features(
 
 
 def _describe_raw(
-    columns: Sequence[RawColumn], missing: str, seen: NDArray[np.bool_], low: Float32Array, high: Float32Array
+    columns: Sequence[RawColumn],
+    codes: Collection[int],
+    missing: str,
+    seen: NDArray[np.bool_],
+    low: Float32Array,
+    high: Float32Array,
 ) -> tuple[Feature, ...]:
     features = []
     for i, column in enumerate(columns):
@@ -178,7 +183,7 @@ def _describe_raw(
                 allows_missing=wanted and column.takes_missing,
                 minimum=float(low[i]) if is_number else None,
                 maximum=float(high[i]) if is_number else None,
-                kind="numeric" if column.categories is None else "string",
+                kind="string" if column.categories is not None else "categorical" if i in codes else "numeric",
                 categories=known or (),
                 allows_unknown=column.takes_unknown,
             )
