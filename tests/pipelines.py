@@ -85,6 +85,38 @@ def lightgbm_trees(booster: Any) -> list[Any]:
     return [nested(tree["tree_structure"]) for tree in booster.dump_model()["tree_info"]]
 
 
+def ranked(trees: list[Any], rows: Any) -> tuple[list[Any], Any]:
+    """Returns trees and float64 rows with each value and threshold as its place among the column's thresholds.
+
+    The oracles compare float32, LightGBM compares float64: places are the same in both.
+    """
+    cuts: dict[int, set[float]] = {}
+
+    def collect(node: Any) -> None:
+        if node[0] == "split":
+            if node[3] == "<=":
+                cuts.setdefault(node[1], set()).add(node[2])
+            collect(node[5])
+            collect(node[6])
+
+    for tree in trees:
+        collect(tree)
+    places = {feature: sorted(found) for feature, found in cuts.items()}
+
+    def placed(node: Any) -> Any:
+        if node[0] == "leaf":
+            return node
+        _, feature, threshold, how, nan_left, left, right = node
+        if how == "<=":
+            threshold = places[feature].index(threshold)
+        return ("split", feature, threshold, how, nan_left, placed(left), placed(right))
+
+    rows = rows.copy()
+    for feature, found in places.items():
+        rows[:, feature] = np.where(np.isnan(rows[:, feature]), np.nan, np.searchsorted(found, rows[:, feature]))
+    return [placed(tree) for tree in trees], rows
+
+
 def raw_columns(pipeline: Pipeline, names: list[str], used: list[str]) -> list[int]:
     """Returns which of ``used`` each column that the model sees is made of, told by scikit-learn's names."""
     if len(pipeline) == 1:
@@ -93,7 +125,7 @@ def raw_columns(pipeline: Pipeline, names: list[str], used: list[str]) -> list[i
     made = pipeline[:-1].get_feature_names_out().tolist()
 
     def raw(name: str) -> str:  # which it is, or goes on from, with a category
-        parts = name.split("__")[-1].removeprefix("missingindicator_")
+        parts = name.rsplit("__", maxsplit=1)[-1].removeprefix("missingindicator_")
         fitting = [one for one in spoken if parts == one or parts.startswith(f"{one}_")]
         return names[spoken.index(max(fitting, key=len))]
 

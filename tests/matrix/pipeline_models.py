@@ -13,6 +13,7 @@ from sklearn.compose import ColumnTransformer, make_column_selector
 from sklearn.decomposition import PCA
 from sklearn.feature_selection import SelectKBest
 from sklearn.impute import SimpleImputer
+from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 from sklearn.preprocessing import (
     Binarizer,
@@ -121,7 +122,9 @@ def union() -> PipelineCase:
 
 def nested() -> PipelineCase:
     """Transformers within transformers, one of which drops a column by name."""
-    inner = ColumnTransformer([("scaled", MinMaxScaler(), ["distance"]), ("gone", "drop", ["month"])], remainder="passthrough")
+    inner = ColumnTransformer(
+        [("scaled", MinMaxScaler(), ["distance"]), ("gone", "drop", ["month"])], remainder="passthrough"
+    )
     return on_columns(
         [("inner", inner, ["distance", "month", "hour"]), ("strings", imputed(one_hot()), list(STRINGS))]
     )()
@@ -156,7 +159,7 @@ PACKED: tuple[tuple[str, Callable[[], PipelineCase]], ...] = (
     ("`Binarizer`", numbers(make_pipeline(SimpleImputer(), Binarizer(threshold=9)))),
     ("`KBinsDiscretizer`, ordinal", numbers(make_pipeline(SimpleImputer(), KBinsDiscretizer(6, encode="ordinal")))),
     ("`SelectKBest`", numbers(make_pipeline(SimpleImputer(), SelectKBest(k=2)))),
-    ("`FunctionTransformer()`", numbers(FunctionTransformer())),
+    ("`FunctionTransformer()`", numbers(FunctionTransformer(feature_names_out="one-to-one"))),
     ("`FeatureUnion`", union),
     ("`OneHotEncoder`", strings(one_hot())),
     ("`OneHotEncoder`, `drop`", strings(one_hot(drop="first"), lgbm())),
@@ -171,7 +174,9 @@ PACKED: tuple[tuple[str, Callable[[], PipelineCase]], ...] = (
     ("`OneHotEncoder` of numbers", on_columns([("numbers", one_hot(), ["hour", "month"])])),
     (
         "`OneHotEncoder` of numbers, `handle_unknown=ignore`",
-        on_columns([("numbers", one_hot(handle_unknown="ignore"), ["hour"]), ("same", "passthrough", ["hour", "month"])]),
+        on_columns(
+            [("numbers", one_hot(handle_unknown="ignore"), ["hour"]), ("same", "passthrough", ["hour", "month"])]
+        ),
     ),
     ("`SimpleImputer` before `OneHotEncoder`", strings(imputed(one_hot()), columns=list(STRINGS))),
     ("`OrdinalEncoder`", strings(OrdinalEncoder(), lgbm())),
@@ -183,7 +188,7 @@ PACKED: tuple[tuple[str, Callable[[], PipelineCase]], ...] = (
         ),
     ),
     ("`OrdinalEncoder`, LightGBM's categories", categories_of_lightgbm),
-    ("`TargetEncoder`", strings(TargetEncoder(random_state=1), lgbm())),
+    ("`TargetEncoder`", strings(TargetEncoder(cv=StratifiedKFold(5)), lgbm())),
     ("nested `ColumnTransformer`, `drop`", nested),
     ("`remainder`, columns by type, DataFrames between steps", to_pandas),
     ("an array of numbers", of_array),
@@ -235,8 +240,22 @@ REFUSED: tuple[tuple[str, Callable[[], PipelineCase], str, str], ...] = (
     ),
     (
         "sparse rows with numbers, XGBoost",
-        on_columns(ColumnTransformer([("s", OneHotEncoder(), KNOWN), ("n", "passthrough", NUMBERS)], sparse_threshold=1)),
+        on_columns(
+            ColumnTransformer([("s", OneHotEncoder(), KNOWN), ("n", "passthrough", NUMBERS)], sparse_threshold=1)
+        ),
         "XGBoost takes an absent 0 for missing",
         "makes sparse rows, in which XGBoost takes 0 for missing, also in 'dep_delay': fit it with sparse_threshold=0",
     ),
 )
+
+
+def table() -> str:
+    """Returns the table of docs/models.md."""
+    lines = ["| pipeline with | result |", "|---|---|"]
+    lines += [f"| {name} | packed |" for name, _ in PACKED]
+    lines += [f"| {name} | refused: {why} |" for name, _, why, _ in REFUSED]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(table(), end="")  # noqa: T201 - for the docs

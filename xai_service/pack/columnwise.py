@@ -163,11 +163,13 @@ def _imputed(step: Any, columns: list[Derived], where: str) -> list[Derived]:
             f"{where}, SimpleImputer: takes {marker!r} for missing, and rows are served with NaN: write NaN where "
             f"{marker!r} stands, and fit it with missing_values=np.nan"
         )
-    empty = [_is_empty(one) for one in step.statistics_.tolist()]
-    kept = [one for one, gone in zip(columns, empty, strict=True) if step.keep_empty_features or not gone]
-    # A string that is taken for missing, and what is put in, are values like others.
-    texts = tuple(one for one in (marker, *step.statistics_.tolist()) if isinstance(one, str))
-    filled = [replace(one, how="rising" if one.how == "same" else one.how, known=one.known + texts) for one in kept]
+    filled = []
+    for column, statistic in zip(columns, step.statistics_.tolist(), strict=True):
+        if step.keep_empty_features or not _is_empty(statistic):
+            # A string that is taken for missing, and the one that is put in, are values like others.
+            texts = tuple(one for one in (marker, statistic) if isinstance(one, str))
+            how = "rising" if column.how == "same" else column.how
+            filled.append(replace(column, how=how, known=column.known + texts))
     marks = [] if step.indicator_ is None else [columns[i] for i in step.indicator_.features_]
     return filled + [_risen(one) for one in marks]
 
