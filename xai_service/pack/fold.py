@@ -5,7 +5,7 @@ never falls as the raw value rises (an imputer, a scaler), these are the values 
 where it looks values up (an encoder), they are a set of categories; and a missing value goes where what the steps make
 of it goes. So the folded trees take raw rows, and send each the way that steps and trees together send it: exactly, for
 each float32, each category, unknown ones and missing ones. Covers and leaves stay, and so does what attributions a raw
-column gets: that of all columns made of it, as one player (ADR 10).
+column gets: that of all columns made of it, as one player (ADR 11).
 """
 
 from __future__ import annotations
