@@ -42,10 +42,11 @@ class NativeModel:
         class_names: of a classifier, as the model knows them, in the order of its labels, or ``None``.
         categorical: the columns that hold codes of categories.
         categories: for some of these what each code stands for, from 0 on; those are the values in a DataFrame.
-        raw: of a pipeline, the raw columns that it takes; ``None`` where any number is taken in any column.
+        takes_missing: whether the library predicts for rows with NaN in them.
         contributions: attributions for rows such as ``predict`` takes, computed by other means than ours: (n, features,
             outputs), and the margins expected before any feature is known, (outputs,). ``None`` where nothing can.
         contributions_by: what computes them, such as "xgboost pred_contribs".
+        raw: of a pipeline, the raw columns that it takes; ``None`` where any number is taken in any column.
     """
 
     made_by: Mapping[str, str]
@@ -61,6 +62,7 @@ class NativeModel:
     class_names: tuple[str, ...] | None = None
     categorical: frozenset[int] = frozenset()
     categories: Mapping[int, tuple[Any, ...]] = field(default_factory=dict)
+    takes_missing: bool = True
     contributions: Contributions | None = None
     contributions_by: str | None = None
     hyper_parameters: Mapping[str, Scalar] = field(default_factory=dict)

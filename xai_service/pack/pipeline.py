@@ -61,7 +61,7 @@ def read(pipeline: Any, X: Any, *, raw_score: bool) -> tuple[NativeModel, Float3
         before.check(columns, native.n_features)
     except (AttributeError, TypeError, ValueError) as error:
         raise PackRefused(f"the pipeline's preprocessing refuses X: {error}") from error
-    does = _Takes(before, used, categories, known, may_give_nan=bool(getattr(native, "takes_missing", True)))
+    does = _Takes(before, used, categories, known, may_give_nan=native.takes_missing)
     values = {i: np.arange(len(one), dtype=np.float32) for i, one in categories.items()} | known
     unknown = {i: does.beside[i] for i in does.unknown}
     trees = fold(native.trees, Steps(columns, before.made, values, unknown, does.missing))
@@ -77,6 +77,7 @@ def read(pipeline: Any, X: Any, *, raw_score: bool) -> tuple[NativeModel, Float3
         predict=_predictor(native, before, used),
         categorical=frozenset(int(place[columns[i].raw]) for i in native.categorical if columns[i].how == "same"),
         categories={},
+        takes_missing=True,  # each column says so for itself
         contributions=contributions,
         contributions_by=contributions_by,
         monotonicity=_monotonicity(native, columns, used),
