@@ -43,7 +43,12 @@ features = st.lists(
         texts,
         st.booleans(),
         ranges,
-        st.just(("numeric", ())) | st.lists(texts, max_size=3).map(lambda names: ("categorical", tuple(names))),
+        st.just(("numeric", ()))
+        | st.just(("numeric", ("1", "-2.5"), False))
+        | st.lists(texts, max_size=3).map(lambda names: ("categorical", tuple(names)))
+        | st.tuples(st.just("string"), st.lists(st.text(max_size=3), min_size=1, max_size=3, unique=True), st.booleans()).map(
+            lambda kind: (kind[0], tuple(kind[1]), kind[2])
+        ),
     ),
     min_size=1,
     max_size=5,
