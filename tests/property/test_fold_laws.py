@@ -1,4 +1,4 @@
-"""A folded tree sends each raw row to the leaf that steps and tree together send it to, whatever the steps make of it."""
+"""A folded tree sends each raw row to the leaf that steps and tree together send it to."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_the_same_leaf(roots, shift, scale, texts, numbers, filled, rows, exact,
     table = np.array(texts).reshape(2, SIZE + 2)  # of each category, an unknown one, and a missing one
 
     def of_number(x: np.ndarray) -> np.ndarray:
-        place = np.array([np.flatnonzero(KNOWN == one)[0] if one in KNOWN else 3 for one in x])
+        place = np.array([np.flatnonzero(one == KNOWN)[0] if one in KNOWN else 3 for one in x])
         return np.where(np.isnan(x), numbers[4], np.array(numbers)[place])
 
     def made(columns: dict[int, np.ndarray]) -> np.ndarray:
@@ -120,14 +120,22 @@ def test_the_same_leaf(roots, shift, scale, texts, numbers, filled, rows, exact,
         scaled = (np.where(np.isnan(x), filled, x) - shift) / scale
         return np.column_stack([scaled, np.isnan(x), table[0][code], table[1][code], of_number(x), x])
 
-    steps = Steps(COLUMNS, made, {TEXT: np.arange(SIZE, dtype=np.float32), NUMBER: KNOWN}, {TEXT: SIZE, NUMBER: 1.0}, frozenset({0, 1}))
+    steps = Steps(
+        COLUMNS,
+        made,
+        {TEXT: np.arange(SIZE, dtype=np.float32), NUMBER: KNOWN},
+        {TEXT: SIZE, NUMBER: 1.0},
+        frozenset({0, 1}),
+    )
     trees = [as_tree(root, exact=exact) for root in roots]
     folded = fold(trees, steps)
     raw = np.array(rows, np.float32)
     # On the folded thresholds themselves, and beside them, where a value too many or too few would show.
     edges = [t for tree in folded for t in tree.threshold[(tree.left >= 0) & (tree.set_sizes == 0)] if np.isfinite(t)]
     for edge in edges[:8]:
-        beside = data.draw(st.sampled_from([edge, np.nextafter(edge, np.float32(9e9)), np.nextafter(edge, np.float32(-9e9))]))
+        beside = data.draw(
+            st.sampled_from([edge, np.nextafter(edge, np.float32(9e9)), np.nextafter(edge, np.float32(-9e9))])
+        )
         raw = np.vstack([raw, [beside, raw[0, 1]]]).astype(np.float32)
     seen = made({NUMBER: raw[:, 0], TEXT: raw[:, 1]})
     with np.errstate(over="ignore"):

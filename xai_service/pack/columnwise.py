@@ -110,7 +110,7 @@ def _places(chosen: Any, n: int, names: Sequence[str] | None, where: str) -> lis
         chosen = [chosen]
     if isinstance(chosen, slice):
         if isinstance(chosen.start, str) or isinstance(chosen.stop, str):  # by name, the last one included
-            order = list(names or ())
+            order = [] if names is None else list(names)
             first = 0 if chosen.start is None else order.index(chosen.start)
             last = n if chosen.stop is None else order.index(chosen.stop) + 1
             return list(range(n))[first : last : chosen.step]

@@ -12,7 +12,7 @@ from xai_service.types import Column
 
 FEATURES = (
     Feature("age", True, 0.0, 90.0),
-    Feature("city", True, None, None, "string", ("Bern", "", "Ζürich"), allows_unknown=True),
+    Feature("city", True, None, None, "string", ("Bern", "", "Zürich"), allows_unknown=True),
     Feature("sex", False, None, None, "string", ("f", "m"), allows_unknown=False),
     Feature("dose", True, 0.5, 2.0, "numeric", ("2", "0.5"), allows_unknown=False),
 )
@@ -24,7 +24,7 @@ def columns(**changes):
         "dose": np.array([2, 0.5, np.nan], np.float32),
         "sex": ("m", "f", "m"),
         "age": np.array([1.5, np.nan, -0.0], np.float32),
-        "city": ("Ζürich", None, "Rome"),
+        "city": ("Zürich", None, "Rome"),
     }
     return [Column(name, values) for name, values in (given | changes).items() if values is not None]
 

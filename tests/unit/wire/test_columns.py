@@ -22,9 +22,10 @@ def request(*columns: pb.Column, **fields) -> pb.PredictRequest:
 def test_there_and_back():
     columns = from_columns(request(*to_columns(TABLE, ["city", "age", "gap"])))
     assert [one.name for one in columns] == ["city", "age", "gap"]
-    assert columns[0].values == ("Bern", None, "")
-    np.testing.assert_array_equal(columns[1].values, np.array([1.5, np.nan, 2], np.float32))
-    assert np.isnan(columns[2].values).all()
+    texts, ages, gaps = (one.values for one in columns)
+    assert texts == ("Bern", None, "")
+    np.testing.assert_array_equal(ages, np.array([1.5, np.nan, 2], np.float32))
+    assert np.isnan(gaps).all()
     call = decode_predict(request(*to_columns(TABLE, ["city", "age", "gap"])), None)
     assert call.rows.shape == (3, 0)
     assert call.strings == {0: ("Bern", None, "")}
