@@ -68,6 +68,8 @@ class RawFeatures:
                 found[place] = column
                 continue
             violations.append(FieldViolation(f"columns[{at}]", what))
+            if len(violations) == InvalidInput.MAX_VIOLATIONS:
+                break
         absent = [feature.name for i, feature in enumerate(self._features) if i not in found]
         if absent and not violations:
             shown = ", ".join(absent[:20]) + (f" and {len(absent) - 20} more" if len(absent) > 20 else "")

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+_MOST = 1 << 20  # columns, and strings in one: a few bytes each in a message, many in memory
+
 
 def from_columns(request: pb.PredictRequest) -> tuple[Column, ...]:
     """Returns the columns of a request, none where it has a matrix.
@@ -30,6 +32,8 @@ def from_columns(request: pb.PredictRequest) -> tuple[Column, ...]:
     for field, given in (("input", request.HasField("input")), ("feature_names", bool(request.feature_names))):
         if given:
             raise InvalidInput(FieldViolation(field, "was sent beside `columns`; send one of the two"))
+    if len(request.columns) > _MOST:
+        raise InvalidInput(FieldViolation("columns", f"{len(request.columns)} were sent, at most {_MOST} are taken"))
     columns = tuple(_column(one, f"columns[{i}]") for i, one in enumerate(request.columns))
     n = len(columns[0].values)
     for i, column in enumerate(columns):
@@ -43,6 +47,8 @@ def from_columns(request: pb.PredictRequest) -> tuple[Column, ...]:
 def _column(message: pb.Column, field: str) -> Column:
     kind = message.WhichOneof("values")
     if kind == "strings":
+        if len(message.strings.values) > _MOST:
+            raise InvalidInput(FieldViolation(field, f"{len(message.strings.values)} rows are more than {_MOST}"))
         values: list[str | None] = list(message.strings.values)
         for row in message.strings.missing:
             if row >= len(values):

@@ -22,7 +22,7 @@ def request(*columns: pb.Column, **fields) -> pb.PredictRequest:
 def test_there_and_back():
     columns = from_columns(request(*to_columns(TABLE, ["city", "age", "gap"])))
     assert [one.name for one in columns] == ["city", "age", "gap"]
-    texts, ages, gaps = (one.values for one in columns)
+    texts, ages, gaps = (one.values for one in columns)  # noqa: PD011 (no DataFrame)
     assert texts == ("Bern", None, "")
     np.testing.assert_array_equal(ages, np.array([1.5, np.nan, 2], np.float32))
     assert np.isnan(gaps).all()
@@ -46,6 +46,11 @@ def test_there_and_back():
         (request(pb.Column(name="a", numbers=to_tensor(np.zeros((2, 1))))), r"FLOAT64 \[2, 1\] was sent; .* \[rows\]"),
         (request(pb.Column(name="a", numbers=to_tensor(np.zeros(2, np.int64)))), "INT64"),
         (request(pb.Column(name="a", numbers=pb.Tensor(dtype=1, shape=[9]))), r"columns\[0\]\.numbers\.data"),
+        (request(*[pb.Column(strings=pb.Strings())] * (2**20 + 1)), "1048577 were sent, at most 1048576 are taken"),
+        (
+            request(pb.Column(strings=pb.Strings(values=[""] * (2**20 + 1)))),
+            "1048577 rows are more than 1048576",
+        ),
         (request(*to_columns(TABLE, ["a"]), input=to_tensor(np.zeros((1, 1)))), "input.*sent beside `columns`"),
         (request(*to_columns(TABLE, ["a"]), feature_names=["a"]), "feature_names.*sent beside `columns`"),
     ],
