@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from xai_service._profile import FeatureProfile, Scan
@@ -21,6 +23,11 @@ def check_shape(call: PredictCall, model: ModelSnapshot, max_rows: int) -> None:
     """
     n, columns = call.rows.shape
     expected = model.feature_names
+    if call.columns:
+        columns = len(expected)  # which of them they are, `in_model_order` tells
+    elif model.raw.codes:
+        strings = _listed(tuple(expected[i] for i in model.raw.codes))
+        raise InvalidInput(FieldViolation("input", f"the model takes strings for {strings}: send `columns`"))
     violations = []
     if n == 0:
         violations.append(FieldViolation("input.shape", "the batch is empty; send at least one row"))
@@ -48,12 +55,24 @@ def check_shape(call: PredictCall, model: ModelSnapshot, max_rows: int) -> None:
         raise InvalidInput(*violations)
 
 
+def in_model_order(call: PredictCall, model: ModelSnapshot) -> PredictCall:
+    """Returns the call with its columns, if it has any, in the model's order, and as the matrix that the model reads.
+
+    Raises:
+        InvalidInput: they are not one column for each feature, of its kind.
+    """
+    if not call.columns:
+        return call
+    columns = model.raw.ordered(call.columns)
+    return dataclasses.replace(call, columns=columns, rows=model.raw.matrix(columns))
+
+
 def check_values(call: PredictCall, model: ModelSnapshot, profile: FeatureProfile) -> Scan:
     """Checks every value and returns the scan, for the caller to merge into the model's profile.
 
     Raises:
-        InvalidInput: infinite values, missing ones (NaN) in features that the model knows no missing values of, or
-            codes of categories that are no whole numbers.
+        InvalidInput: infinite values, missing ones (NaN) in features that the model knows no missing values of, codes
+            of categories that are no whole numbers, or values that are not among those that a feature takes.
     """
     scan = profile.scan(call.rows)
     violations = [
@@ -76,6 +95,7 @@ def check_values(call: PredictCall, model: ModelSnapshot, profile: FeatureProfil
                 )
             )
     violations += _category_violations(call, model)
+    violations += model.raw.unknown(call.rows, call.columns)
     if violations:
         raise InvalidInput(*violations)
     return scan

@@ -342,10 +342,11 @@ def predict(
     with Client(target) as client:
         served = _served(client, model, version)
         features = served.feature_names
+        strings = {name for name, kind in zip(features, served.feature_kinds, strict=False) if kind == "string"}
         required = {name for name, may in zip(features, served.allows_missing, strict=False) if not may}
         # All values are checked before the first batch is decided, and recorded.
         with click.open_file(source, encoding="utf-8-sig") as stream:
-            rows = read_rows(stream, source, features, required=required)
+            rows = read_rows(stream, source, features, required=required, strings=strings)
         _note_ignored(rows.ignored)
         sheet = Sheet(output)
         starts = range(0, len(rows.values), _BATCH_ROWS)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import IO
 
-    from xai_service.types import Float64Array
+    from numpy.typing import NDArray
 
 _LARGEST = float(np.finfo(np.float32).max)
 
@@ -27,12 +27,12 @@ class CsvRows:
     """What was read.
 
     Attributes:
-        values: (n, features), n ≥ 1, NaN where a cell was empty.
+        values: (n, features), n ≥ 1, NaN where a cell was empty; float64, or objects where some columns are strings.
         feature_names: of the columns of ``values``.
         ignored: columns of the file that were not asked for.
     """
 
-    values: Float64Array
+    values: NDArray[Any]
     feature_names: tuple[str, ...]
     ignored: tuple[str, ...]
 
@@ -43,6 +43,7 @@ def read_rows(
     wanted: Sequence[str] | None,
     drop: Sequence[str] = (),
     required: Collection[str] = (),
+    strings: Collection[str] = (),
 ) -> CsvRows:
     """Reads all rows of ``stream``.
 
@@ -52,6 +53,7 @@ def read_rows(
         wanted: the columns to take, in the order to give them; ``None`` for all, in the file's order.
         drop: columns to leave out; an error when the file has no such column.
         required: wanted columns in which no value may be missing.
+        strings: wanted columns whose cells are taken as they are, apart from spaces around them.
 
     Raises:
         InvalidInput: a missing, repeated or non-numeric column, a value that is infinite as float32 or missing where it
@@ -82,10 +84,15 @@ def read_rows(
     for number, cells in lines:
         if len(cells) != len(header):
             raise _wrong(f"{source} line {number}", f"{len(cells)} cells under {len(header)} column names")
-        rows.append([_number(cells[found[name]].strip(), source, number, name, name in required) for name in names])
+        rows.append(
+            [
+                _value(cells[found[name]].strip(), source, number, name, name in required, is_text=name in strings)
+                for name in names
+            ]
+        )
     if not rows:
         raise _wrong(source, "has column names but no rows")
-    return CsvRows(np.array(rows, dtype=np.float64), names, ignored)
+    return CsvRows(np.array(rows, dtype=object if strings else np.float64), names, ignored)
 
 
 def _places(header: list[str], names: Sequence[str], where: str, taken: Collection[int] = ()) -> dict[str, int]:
@@ -116,8 +123,10 @@ def _lines(stream: IO[str], source: str) -> Iterator[tuple[int, list[str]]]:
         raise _wrong(f"{source} line {reader.line_num + 1}", f"not CSV in UTF-8: {error}") from error
 
 
-def _number(cell: str, source: str, line: int, column: str, required: bool) -> float:
-    """The cell's number, NaN for an empty one."""
+def _value(cell: str, source: str, line: int, column: str, required: bool, *, is_text: bool) -> float | str:
+    """The cell's text or number, NaN for an empty one."""
+    if is_text and cell:
+        return cell
     where = f"{source} line {line}, column {column!r}"
     try:
         value = float(cell) if cell else math.nan

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 import onnxruntime as ort
@@ -50,8 +51,9 @@ def decisions_of(
     prediction: Prediction,
     explanations: Explanations,
     timings: Timings,
+    strings: Mapping[int, Sequence[str | None]] = MappingProxyType({}),
 ) -> list[Decision]:
-    """Returns the record of each of n rows, in row order."""
+    """Returns the record of each of n rows, in row order; ``strings`` is of `PredictCall`."""
     manifest = model.manifest
     return [
         Decision(
@@ -72,6 +74,7 @@ def decisions_of(
             explanation=explanation,
             runtime=RUNTIME,
             timings=timings,
+            input_strings={i: text for i, texts in strings.items() if (text := texts[row]) is not None},
         )
         for row, (decision_id, explanation) in enumerate(
             zip(ids, split_explanations(explanations, decided_at_ns), strict=True)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from xai_service.types import Float32Array, Float64Array, Method, Timings
 
 _BAR_CELLS = 16
+_LONGEST_TEXT = 40
 
 
 def to_json(value: Any, *, indent: int | None = None) -> str:
@@ -38,8 +39,11 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def number(value: float) -> str:
+def number(value: float | str) -> str:
     """A feature's value, short enough for a column, or ``missing``."""
+    if isinstance(value, str):  # of whoever sent the row: nothing in it may move a terminal's cursor
+        text = value if value.isprintable() else ascii(value)
+        return text if len(text) <= _LONGEST_TEXT else text[: _LONGEST_TEXT - 1] + "…"
     return "missing" if math.isnan(value) else f"{value:.6g}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
@@ -191,7 +195,7 @@ def decision_json(decision: Decision) -> dict[str, Any]:
         "decision_id": decision.decision_id,
         "decided_at": decision.decided_at.isoformat(),
         "model": {"name": decision.model_name, "version": decision.model_version, "sha256": decision.model_sha256},
-        "input": dict(zip(decision.feature_names, decision.input.tolist(), strict=True)),
+        "input": dict(zip(decision.feature_names, decision.values, strict=True)),
         "margin": decision.margin,
         "probabilities": _by_class(decision.classes, decision.probabilities),
         "label": None if decision.label is None else _class_name(decision.classes, decision.label),
@@ -247,6 +251,7 @@ def model_json(model: ModelStatus) -> dict[str, Any]:
         "feature_names": model.feature_names,
         "classes": model.classes,
         "allows_missing": model.allows_missing,
+        "feature_kinds": model.feature_kinds,
     }
 
 
@@ -311,7 +316,7 @@ def decision_text(decision: Decision, labels: Mapping[str, str] | None = None, t
         name = decision.feature_names[index]
         bar = "█" * max(1, round(_BAR_CELLS * abs(phi[index]) / span))
         weight = coloured(f"{text:>{widest}}  {bar}", phi[index])
-        rows.append([(labels or {}).get(name, name), number(decision.input[index]), weight])
+        rows.append([(labels or {}).get(name, name), number(decision.values[index]), weight])
     return table(["", ""], facts).lstrip("\n") + "\n\n" + table(["feature", "value", "contribution"], rows, right=[1])
 
 

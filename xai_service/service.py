@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from xai_service import assemble, treeshap
 from xai_service._profile import FeatureProfile
 from xai_service.budget import Deadline, ReplyCost
-from xai_service.checks import check_shape, check_values
+from xai_service.checks import check_shape, check_values, in_model_order
 from xai_service.config import ServiceConfig
 from xai_service.decisions import decisions_of, read_decision
 from xai_service.deferred import DeferredExplainer
@@ -98,6 +98,7 @@ class ExplainService:
         )
         check_shape(call, model, self._config.max_rows_per_request)
         with self._admission.admit(len(call.rows)):
+            call = in_model_order(call, model)
             self._profiles.check_and_merge(call, model)
             prediction, explanations, timings = self._predict_and_explain(model, call, deadline)
             return self._record(model, call, prediction, explanations, timings, arrived_ns)
@@ -203,7 +204,7 @@ class ExplainService:
     ) -> PredictReply:
         started_ns = time.monotonic_ns()
         ids = new_ids(len(call.rows))
-        decisions = decisions_of(ids, time.time_ns(), model, call.rows, prediction, explanations, timings)
+        decisions = decisions_of(ids, time.time_ns(), model, call.rows, prediction, explanations, timings, call.strings)
         deferred = [decision.explanation.status is ExplanationStatus.DEFERRED for decision in decisions]
         self._ledger.append(
             [

@@ -21,6 +21,14 @@ class ExplanationStatus(enum.Enum):
     FAILED = "failed"
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Column:
+    """One feature's values in a request's rows: float32 (n,), NaN where missing, or strings, None where missing."""
+
+    name: str
+    values: Float32Array | tuple[str | None, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class PredictCall:
     """One decoded request.
@@ -28,10 +36,12 @@ class PredictCall:
     Attributes:
         model_name: the model asked for.
         model_version: the version asked for, or ``None`` for the highest.
-        rows: float32 (n, features), C order, n ≥ 1; not yet checked against the model.
+        rows: float32 (n, features), C order, n ≥ 1; not yet checked against the model. (n, 0) where columns were sent,
+            until these are put in the model's order (`xai_service.checks.in_model_order`).
         feature_names: the columns' names as the caller believes them, or ``None``.
         latency_budget_ms: the request's own budget in milliseconds, or ``None``.
         time_remaining_s: seconds left of the transport's deadline at decoding, or ``None`` without one.
+        columns: what was sent instead of a matrix; empty where it was one.
     """
 
     model_name: str
@@ -40,6 +50,12 @@ class PredictCall:
     feature_names: tuple[str, ...] | None = None
     latency_budget_ms: float | None = None
     time_remaining_s: float | None = None
+    columns: tuple[Column, ...] = ()
+
+    @property
+    def strings(self) -> dict[int, tuple[str | None, ...]]:
+        """The strings among the columns, by the column's place."""
+        return {i: one.values for i, one in enumerate(self.columns) if isinstance(one.values, tuple)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,20 +12,21 @@ from hypothesis import strategies as st
 from xai_service._profile import FeatureProfile
 from xai_service.checks import MAX_ATTRIBUTIONS_PER_REQUEST, check_shape, check_values
 from xai_service.errors import InvalidInput
+from xai_service.model.manifest import Feature
+from xai_service.model.raw_features import RawFeatures
 from xai_service.types import PredictCall
 
 NAMES = ("income", "debt", "age")
 
 
 def model(names=NAMES, allows_missing=(False, True, False), n_outputs=1, categorical=()):
-    features = [
-        SimpleNamespace(name=name, allows_missing=allowed) for name, allowed in zip(names, allows_missing, strict=False)
-    ]
+    features = [Feature(name, allowed, None, None) for name, allowed in zip(names, allows_missing, strict=False)]
     return SimpleNamespace(
         feature_names=names,
         n_outputs=n_outputs,
         categorical=np.array(categorical, np.int64),
         manifest=SimpleNamespace(features=features),
+        raw=RawFeatures(features),
     )
 
 

@@ -61,3 +61,16 @@ def test_nothing_that_weighs_anything(answers: tuple[Reply, Decision]) -> None:
     _, decision = answers
     explanation = dataclasses.replace(decision.explanation, attributions=np.zeros((3, 1)))
     assert "contributions +0.00" in report.decision_text(dataclasses.replace(decision, explanation=explanation))
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("Zürich", "Zürich"), ("\x1b[2Jgone", r"'\x1b[2Jgone'"), ("a\nb", r"'a\nb'"), ("x" * 100, "x" * 39 + "…")],
+)
+def test_strings_in_rows_move_no_cursor(text: str, shown: str, answers: tuple[Reply, Decision]) -> None:
+    _, decision = answers
+    decision = dataclasses.replace(decision, input_strings={1: text})
+    assert f" {shown} " in click.unstyle(report.decision_text(decision))
+    assert decision.values[1] == text
+    assert decision.values[0] == decision.input[0]
+    assert report.decision_json(decision)["input"]["debt"] == text

@@ -89,7 +89,10 @@ def _parameters(manifest: Manifest, datasets: list[str]) -> dict[str, Any]:
         "architectureFamily": "tree ensemble",
         **_stated("modelArchitecture", trainer),
         "datasets": [{"ref": one} for one in datasets],
-        "inputs": [{"format": f"{feature.name} (float32)"} for feature in manifest.features],
+        "inputs": [
+            {"format": f"{feature.name} ({'string' if feature.kind == 'string' else 'float32'})"}
+            for feature in manifest.features
+        ],
         "outputs": [{"format": one} for one in outputs],
     }
 

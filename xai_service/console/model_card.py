@@ -201,6 +201,10 @@ def _features(manifest: Manifest) -> Section:
 def _feature_cells(feature: Feature, facts: FeatureFacts) -> tuple[str, ...]:
     low, high = feature.minimum, feature.maximum
     span = "all missing" if low is None or high is None else f"{as_written(low)} to {as_written(high)}"
+    if feature.kind == "string":
+        span = f"{_count(len(feature.categories), 'known string')}{', and others' if feature.allows_unknown else ''}"
+    elif feature.kind == "numeric" and feature.categories:
+        span = f"{span}, of {_count(len(feature.categories), 'known value')}"
     direction = "" if facts.monotonicity is None else _DIRECTIONS[facts.monotonicity]
     if facts.is_monotonicity_proven is not None:
         direction += ", proven" if facts.is_monotonicity_proven else ", not proven"

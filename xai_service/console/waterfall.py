@@ -95,7 +95,7 @@ class Scale:
 def waterfall_svg(
     *,
     feature_names: Sequence[str],
-    values: Sequence[float],
+    values: Sequence[float | str],
     phi: Sequence[float],
     base_value: float,
     margin: float,
@@ -109,7 +109,7 @@ def waterfall_svg(
 
     Args:
         feature_names: names (features,). Any text: it is escaped, and shortened where it does not fit.
-        values: the row's raw values (features,); NaN reads "missing".
+        values: the row's raw values (features,), numbers or any text; NaN reads "missing".
         phi: attributions (features,) in margin units, finite.
         base_value: margin before any feature is known.
         margin: the model's raw score of the row; ``base_value`` + Σφ up to rounding.
@@ -272,11 +272,11 @@ class _Chart:
         return _text(end + way * 7, y, text, size=SMALL_SIZE, weight=600, anchor=anchor, halo=True)
 
 
-def _steps(names: Sequence[str], values: Sequence[float], phi: Sequence[float], max_features: int) -> list[Step]:
+def _steps(names: Sequence[str], values: Sequence[float | str], phi: Sequence[float], max_features: int) -> list[Step]:
     """Rows from the top: largest |φ| first, ties in the features' order, the rest as one below."""
     order = sorted(range(len(phi)), key=lambda j: -abs(phi[j]))
     shown, others = order[:max_features], order[max_features:]
-    rows = [(_clean(names[j]), as_written(values[j]), float(phi[j])) for j in shown]
+    rows = [(_clean(names[j]), _clean(_shown(values[j])), float(phi[j])) for j in shown]
     if others:
         rows.append((f"{len(others)} other feature{'s' * (len(others) > 1)}", "", math.fsum(phi[j] for j in others)))
     steps: list[Step] = []
@@ -285,6 +285,10 @@ def _steps(names: Sequence[str], values: Sequence[float], phi: Sequence[float], 
         steps.append(Step(name, value, contribution, total, total + contribution))
         total += contribution
     return steps[::-1]
+
+
+def _shown(value: float | str) -> str:
+    return value if isinstance(value, str) else as_written(value)
 
 
 def _scale(steps: Sequence[Step], base: float, margin: float, left: float, right: float) -> Scale:

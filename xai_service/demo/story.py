@@ -182,7 +182,7 @@ def _draw(decision: Decision, out: Path) -> Path:
     picture.write_text(
         waterfall_svg(
             feature_names=[data.LABELS[name] for name in decision.feature_names],
-            values=[float(value) for value in decision.input],
+            values=decision.values,
             phi=[float(value) for value in explanation.attributions[:, 0]],
             base_value=float(explanation.base_values[0]),
             margin=float(decision.margin[0]),

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import math
 import uuid
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -76,7 +77,7 @@ class Decision:
         model_name, model_version: as in the repository.
         model_sha256: 32 bytes, of the model file.
         feature_names: one for each feature.
-        input: float32 (features,), the bits fed to the model.
+        input: float32 (features,), the bits fed to the model; a string as the place of its category.
         margin: float32 (outputs,).
         probabilities: float32 (classes,) of a classifier, else ``None``.
         label: index of the class decided, of a classifier that decides for one, else ``None``.
@@ -88,6 +89,7 @@ class Decision:
         runtime: what computed the prediction.
         timings: of the request. Its ``record_us`` and ``total_us`` lie after the recording: not stored.
             ``None`` is stored as 0: a budget is > 0, and so is what an explanation took.
+        input_strings: what was sent for features that are strings, by the feature's place; none where it was missing.
     """
 
     decision_id: uuid.UUID
@@ -107,6 +109,7 @@ class Decision:
     explanation: Explanation
     runtime: Runtime
     timings: Timings
+    input_strings: Mapping[int, str] = field(default_factory=dict)
 
 
 def encode_decision(decision: Decision) -> bytes:
@@ -147,6 +150,7 @@ def encode_decision(decision: Decision) -> bytes:
                 overlap_us=timings.overlap_us or 0.0,
                 budget_ms=timings.budget_ms,
             ),
+            input_strings=_checked_places(decision.input_strings, features),
         )
         return record.SerializeToString(deterministic=True)
     except (TypeError, ValueError, OverflowError) as error:
@@ -192,6 +196,7 @@ def decode_decision(data: bytes) -> Decision:
             overlap_us=timings.overlap_us if timings.explain_us else None,
             budget_ms=timings.budget_ms or None,
         ),
+        input_strings=_checked_places(dict(record.input_strings), features),
     )
 
 
@@ -257,6 +262,12 @@ def _explanation(record: record_pb2.ExplanationRecord, shape: tuple[int, int]) -
         method=Method(record.algorithm, record.variant, record.isa),
         explained_at_ns=record.explained_at_ns,
     )
+
+
+def _checked_places(strings: Mapping[int, str], features: int) -> Mapping[int, str]:
+    if any(not 0 <= place < features for place in strings):
+        raise InternalError(f"input strings: for feature {max(strings)} of {features}")
+    return strings
 
 
 def _parse(kind: type[Any], data: bytes, what: str) -> Any:

@@ -10,16 +10,21 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
+import numpy as np
+
 from xai_service.model import provenance
 from xai_service.model.provenance import Provenance
+from xai_service.model.strict import MAX_TEXT
 from xai_service.model.strict import boolean as _boolean
 from xai_service.model.strict import count as _count
 from xai_service.model.strict import join as _join
+from xai_service.model.strict import kind as kind_of
 from xai_service.model.strict import list_of as _list
 from xai_service.model.strict import load as _load
 from xai_service.model.strict import mapping_of as _mapping
@@ -50,7 +55,9 @@ Task = Literal[
 Link = Literal["identity", "logistic", "softmax", "exponential", "one_vs_all"]
 Cover = Literal["sum_hessian", "data_count", "weighted_count", "node_hitrates", "row_count", "none"]
 Algorithm = Literal["path_dependent", "interventional"]
-Kind = Literal["numeric", "categorical"]
+Kind = Literal["numeric", "categorical", "string"]
+
+KINDS: tuple[Kind, ...] = ("numeric", "categorical", "string")
 
 LINKS: Mapping[str, tuple[Link, ...]] = {
     "binary_classification": ("logistic", "identity"),
@@ -97,8 +104,11 @@ class Feature:
         name: unique within the model; printable, 1 to 512 characters.
         allows_missing: whether a row may hold NaN here when served.
         minimum, maximum: range of the finite values in the rows given when packing; ``None`` where all were NaN.
-        kind: whether splits compare it with thresholds, or look its code up in sets. Codes are whole numbers.
+        kind: numbers; whole numbers that are the codes of categories; or strings, which the model sees as their place
+            in ``categories``, unknown ones as the place after the last.
         categories: what the codes 0, 1, 2 … of a categorical feature stand for; empty where the model does not tell.
+            Of strings, those that the model knows. Of numbers, empty unless only these are taken.
+        allows_unknown: whether a row may hold what is not in ``categories``.
     """
 
     name: str
@@ -107,6 +117,7 @@ class Feature:
     maximum: float | None
     kind: Kind = "numeric"
     categories: tuple[str, ...] = ()
+    allows_unknown: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,6 +305,8 @@ def _features(value: Any) -> tuple[Feature, ...]:
     features = []
     for i, entry in enumerate(_list(value, "features", _MAX_FEATURES)):
         path = f"features[{i}]"
+        if isinstance(entry, dict):
+            entry.setdefault("allows_unknown", True)  # in bundles from before there were pipelines
         fields = _object(entry, path, Feature)
         low, high = (
             None if fields[key] is None else _number(fields[key], f"{path}.{key}") for key in ("minimum", "maximum")
@@ -309,10 +322,47 @@ def _features(value: Any) -> tuple[Feature, ...]:
     return tuple(features)
 
 
-def _kind_of_feature(fields: dict[str, Any], path: str) -> tuple[Kind, tuple[str, ...]]:
-    kind = cast("Kind", _one_of(fields["kind"], f"{path}.kind", ("numeric", "categorical")))
-    names = _list(fields["categories"], f"{path}.categories", _MAX_CATEGORIES if kind == "categorical" else 0)
-    return kind, tuple(_text(entry, f"{path}.categories[{i}]") for i, entry in enumerate(names))
+def _kind_of_feature(fields: dict[str, Any], path: str) -> tuple[Kind, tuple[str, ...], bool]:
+    kind = cast("Kind", _one_of(fields["kind"], f"{path}.kind", KINDS))
+    allows_unknown = _boolean(fields["allows_unknown"], f"{path}.allows_unknown")
+    most = 0 if kind == "numeric" and allows_unknown else _MAX_CATEGORIES
+    listed = _list(fields["categories"], f"{path}.categories", most)
+    if not listed and (kind == "string" or not allows_unknown):
+        _wrong(f"{path}.categories", "must not be empty")
+    if kind == "string":
+        names = tuple(_category(entry, f"{path}.categories[{i}]") for i, entry in enumerate(listed))
+        _unique(names, f"{path}.categories")
+        return kind, names, allows_unknown
+    names = tuple(_text(entry, f"{path}.categories[{i}]") for i, entry in enumerate(listed))
+    if kind == "numeric":
+        for i, name in enumerate(names):
+            if not _is_float32(name):
+                _wrong(f"{path}.categories[{i}]", f"{json.dumps(name)} is no number that float32 holds")
+    elif not allows_unknown:
+        _wrong(f"{path}.allows_unknown", "must be true for codes of categories")
+    return kind, names, allows_unknown
+
+
+def _category(value: Any, path: str) -> str:
+    """A string that rows may hold: any that UTF-8 can carry, also an empty one."""
+    if not isinstance(value, str):
+        _wrong(path, f"must be a string, is {kind_of(value)}")
+    if len(value) > MAX_TEXT:
+        _wrong(path, f"has {len(value)} characters; at most {MAX_TEXT} are accepted")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        _wrong(path, f"is no text: {json.dumps(value[:64])}")
+    return value
+
+
+def _is_float32(text: str) -> bool:
+    try:
+        number = float(text)
+    except ValueError:
+        return False
+    with np.errstate(over="ignore"):
+        return math.isfinite(number) and float(np.float32(number)) == number
 
 
 def _classes(value: Any, task: Task) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from xai_service.model.costs import Costs, calibrate
 from xai_service.model.manifest import BACKGROUND_FILE, Manifest
 from xai_service.model.onnx_trees import parse_model, read_forest
 from xai_service.model.probe_rows import rows_near_thresholds
+from xai_service.model.raw_features import RawFeatures
 from xai_service.model.session import OUTPUTS, OrtPredictor
 from xai_service.treeshap import (
     InterventionalPlan,
@@ -36,6 +37,7 @@ class ModelSnapshot:
         sha256: digest of the ONNX file, 32 bytes.
         feature_names: in the order of the columns.
         categorical: int64, the columns that hold codes of categories.
+        raw: what strings and numbers the features take.
         base_values: float64 (outputs,), the margin expected before any feature is known.
         costs: what predicting and explaining take here, as timed when it was loaded.
     """
@@ -44,6 +46,7 @@ class ModelSnapshot:
     sha256: bytes
     feature_names: tuple[str, ...]
     categorical: Int64Array
+    raw: RawFeatures
     base_values: Float64Array
     costs: Costs
     _predictor: OrtPredictor
@@ -85,15 +88,16 @@ class ModelSnapshot:
         costs = calibrate(predictor.predict, explainer.explain, rows)
         categorical = np.flatnonzero([feature.kind == "categorical" for feature in manifest.features])
         return cls(
-            manifest,
-            bundle.onnx_sha256,
-            names,
-            categorical,
-            explainer.base_values,
-            costs,
-            predictor,
-            explainer,
-            forest.n_trees,
+            manifest=manifest,
+            sha256=bundle.onnx_sha256,
+            feature_names=names,
+            categorical=categorical,
+            raw=RawFeatures(manifest.features),
+            base_values=explainer.base_values,
+            costs=costs,
+            _predictor=predictor,
+            _explainer=explainer,
+            _n_trees=forest.n_trees,
         )
 
     @property

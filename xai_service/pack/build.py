@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from xai_service.keys import PrivateKey
     from xai_service.pack.card import Features, Statements
     from xai_service.pack.native import NativeModel
+    from xai_service.types import Float32Array
 
 _DEFAULT_THRESHOLD = 0.5
 _UNPROVEN = Parity(0, 0, 0, 0, 0, 0.0, 0.0, 0.0)
@@ -76,10 +77,12 @@ def pack(
 
     Args:
         model: a Booster of XGBoost or LightGBM, a model of either's scikit-learn interface, of CatBoost or of
-            scikit-learn itself; the path of a file that its save_model wrote (.json or .ubj, .txt, .cbm or .json); or
-            an ONNX file that another converter made, its path or a ``ModelProto``.
+            scikit-learn itself; a fitted scikit-learn Pipeline that ends in such a model and makes each of its columns
+            of one raw column; the path of a file that its save_model wrote (.json or .ubj, .txt, .cbm or .json); or an
+            ONNX file that another converter made, its path or a ``ModelProto``.
         X: (n, features) array-like or DataFrame of numbers, n ≥ 1, NaN where missing: rows such as will be served.
             Where the model knows categories, a DataFrame holds the categories themselves, and an array their codes.
+            For a pipeline, raw rows, strings among them, as it was fitted on.
         name: of the model; letters, digits, ``.``, ``_``, ``-``, at most 128.
         out: the repository's directory; made if it does not exist.
         version: likewise; ``None`` for the next integer after the highest in ``out/name``.
@@ -109,10 +112,11 @@ def pack(
     tell = progress or (lambda _stage, _share: None)
     path = destination(Path(out), name, version)
     tell("read", 0.0)
-    native = readers.read(model, raw_score=raw_score)
+    native, values, columns = _read(model, X, raw_score=raw_score)
     if background is None and background_rows is not None:
         raise PackRefused("background_rows: there is no background to draw them from")
-    values, columns = rows.read_rows(X, native.categorical, native.categories)
+    if background is not None and readers.is_pipeline(model):
+        _, background, _ = _read(model, background, raw_score=raw_score)
     if values.shape[1] != native.n_features:
         raise PackRefused(f"X has {values.shape[1]} columns, the model takes {native.n_features}")
     names = rows.name_features(native.n_features, given=feature_names, model=native.feature_names, columns=columns)
@@ -182,6 +186,15 @@ def pack(
 
 def _digests(files: Mapping[str, bytes]) -> dict[str, FileDigest]:
     return {name: FileDigest.of(content) for name, content in files.items()}
+
+
+def _read(model: Any, X: Any, *, raw_score: bool) -> tuple[NativeModel, Float32Array, tuple[str, ...] | None]:
+    """Returns the model, the rows as it is served them, and the columns' names where ``X`` has any."""
+    if readers.is_pipeline(model):
+        native, values = readers.read_pipeline(model, X, raw_score=raw_score)
+        return native, values, None  # the pipeline chose its columns by name
+    native = readers.read(model, raw_score=raw_score)
+    return native, *rows.read_rows(X, native.categorical, native.categories)
 
 
 def _classes(native: NativeModel, given: Sequence[str] | None) -> tuple[str, ...]:

@@ -44,6 +44,8 @@ class Tree:
         cover: float64, finite, ≥ 0; empty where the model carries none.
         set_begin: int64 (nodes + 1,): node i has the codes ``set_value[set_begin[i] : set_begin[i + 1]]``, or none.
         set_value: float32, whole numbers ≥ 0.
+        exact: float64, the thresholds before they were rounded, of a library that compares float64 values with them;
+            ``None`` where it rounds values to float32 first. Only values that are no float32 tell them apart.
     """
 
     left: Int64Array
@@ -58,6 +60,7 @@ class Tree:
     cover: Float64Array
     set_begin: Int64Array
     set_value: Float32Array
+    exact: Float64Array | None = None
 
     @property
     def splits(self) -> Int64Array:

@@ -80,7 +80,7 @@ def read(model: Any, *, raw_score: bool = False) -> NativeModel:
         converted = treelite.frontend.from_lightgbm(lightgbm.Booster(model_str=text))
     except treelite.TreeliteError as error:
         raise PackRefused(f"the model is damaged, it cannot be read: {error}") from error
-    forest = read_treelite(converted, "data_count", thresholds=_flushed)
+    forest = read_treelite(converted, "data_count", thresholds=_flushed, compares_float64=True)
     n_features = booster.num_feature()
     check_forest(forest.trees, n_features, len(forest.base))
     names = booster.feature_name()
@@ -189,7 +189,7 @@ def _refuse_settings(header: dict[str, str], text: str) -> None:
 def _flushed(threshold: Float64Array) -> Float64Array:
     """Returns thresholds that ``value <= threshold`` asks for where LightGBM takes values near 0 for 0."""
     positive = np.where((threshold >= 0) & (threshold < _ZERO), _ZERO, threshold)
-    below = float(np.nextafter(np.float32(-_ZERO), np.float32(-np.inf)))
+    below = np.nextafter(-_ZERO, -np.inf)
     return np.where((threshold < 0) & (threshold >= -_ZERO), below, positive)
 
 

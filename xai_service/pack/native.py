@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from xai_service.model.manifest import Cover, Link, Task
     from xai_service.model.provenance import Monotonicity, Scalar
     from xai_service.pack.forest import Tree
+    from xai_service.pack.raw_columns import RawColumn
     from xai_service.types import Float32Array, Float64Array
 
     Predict = Callable[[Float32Array], tuple[NDArray[Any], NDArray[Any]]]
@@ -44,6 +47,7 @@ class NativeModel:
             outputs), and the margins expected before any feature is known, (outputs,). ``None`` where nothing can.
         contributions_by: what computes them, such as "xgboost pred_contribs".
         why_no_covers: where ``cover`` is "none": the reason, for people.
+        raw: of a pipeline, the raw columns that it takes; ``None`` where any number is taken in any column.
     """
 
     made_by: Mapping[str, str]
@@ -65,8 +69,16 @@ class NativeModel:
     hyper_parameters: Mapping[str, Scalar] = field(default_factory=dict)
     monotonicity: tuple[Monotonicity, ...] | None = None
     why_no_covers: str = ""
+    raw: tuple[RawColumn, ...] | None = None
 
     @property
     def n_outputs(self) -> int:
         """Margins computed for a row."""
         return len(self.base)
+
+    def accepts(self, rows: Float32Array) -> NDArray[np.bool_]:
+        """Returns of float32 (n, features) rows which can be asked about at all, bool (n,)."""
+        if self.raw is None:
+            return np.ones(len(rows), np.bool_)
+        fine = [column.accepts(values) for column, values in zip(self.raw, rows.T, strict=True)]
+        return np.asarray(np.all(fine, axis=0))

@@ -79,6 +79,8 @@ def prove(
     probes = [*callers, *missing_probes(X, names), *category_probes(X, native.trees, names), *of_splits]
     if not native.takes_missing:  # and so X has none, and the service lets none pass
         probes = [probe for probe in probes if not any(map(math.isnan, probe.edits.values()))]
+    if native.raw is not None:  # what the pipeline refuses, the service refuses too
+        probes = [one for one, fine in zip(probes, native.accepts(materialise(X, probes)), strict=True) if fine]
     gate = _Gate(native, threshold, RELATIVE_TOLERANCE * _scale(native, X, callers))
     session = open_session(model)
     outputs = [output.name for output in session.get_outputs()]

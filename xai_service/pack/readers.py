@@ -18,6 +18,8 @@ from xai_service.pack.native import NativeModel
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from xai_service.types import Float32Array
+
 # The model's library → its reader in this package. A model may be of a class derived from the library's.
 # XGBoost, LightGBM and CatBoost derive theirs from scikit-learn's base classes.
 _LIBRARIES: Mapping[str, str] = {
@@ -58,6 +60,21 @@ def read(model: Any, *, raw_score: bool = False) -> NativeModel:
         reader = _import(_of_class(type(model)))
     native: NativeModel = reader.read(model, raw_score=raw_score)
     return native
+
+
+def is_pipeline(model: Any) -> bool:
+    """Whether the model is a scikit-learn Pipeline, of any module's class derived from it."""
+    return any(kind.__module__ == "sklearn.pipeline" and kind.__name__ == "Pipeline" for kind in type(model).__mro__)
+
+
+def read_pipeline(model: Any, X: Any, *, raw_score: bool = False) -> tuple[NativeModel, Float32Array]:
+    """Returns the neutral description of a fitted pipeline on its raw columns, and the raw rows as they are served.
+
+    Raises:
+        PackRefused: see `xai_service.pack.pipeline.read`.
+    """
+    found: tuple[NativeModel, Float32Array] = _import("pipeline").read(model, X, raw_score=raw_score)
+    return found
 
 
 def _of_class(kind: type) -> str:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from xai_service.pack.native import NativeModel
+    from xai_service.pack.raw_columns import RawColumn
     from xai_service.types import Float32Array
 
 
@@ -154,6 +155,8 @@ def describe_features(
         )
     # fmin and fmax pass NaN over, and return it only where there is nothing else.
     low, high = np.fmin.reduce(rows, axis=0), np.fmax.reduce(rows, axis=0)
+    if native.raw is not None:
+        return _describe_raw(native.raw, native.categorical, missing, seen, low, high)
     return tuple(
         Feature(
             name=name,
@@ -165,3 +168,34 @@ def describe_features(
         )
         for i, name in enumerate(names)
     )
+
+
+def _describe_raw(
+    columns: Sequence[RawColumn],
+    codes: Collection[int],
+    missing: str,
+    seen: NDArray[np.bool_],
+    low: Float32Array,
+    high: Float32Array,
+) -> tuple[Feature, ...]:
+    features = []
+    for i, column in enumerate(columns):
+        wanted = missing == "all" or (missing == "seen" and bool(seen[i]))
+        is_number = column.categories is None and not np.isnan(low[i])
+        known = column.categories if column.known is None else tuple(map(_number_text, column.known))
+        features.append(
+            Feature(
+                name=column.name,
+                allows_missing=wanted and column.takes_missing,
+                minimum=float(low[i]) if is_number else None,
+                maximum=float(high[i]) if is_number else None,
+                kind="string" if column.categories is not None else "categorical" if i in codes else "numeric",
+                categories=known or (),
+                allows_unknown=column.takes_unknown,
+            )
+        )
+    return tuple(features)
+
+
+def _number_text(value: float) -> str:
+    return str(int(value)) if value.is_integer() else repr(value)

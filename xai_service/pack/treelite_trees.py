@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,7 +44,11 @@ class TreeliteForest:
 
 
 def read_treelite(
-    model: Any, cover: Cover, *, thresholds: Callable[[Float64Array], Float64Array] | None = None
+    model: Any,
+    cover: Cover,
+    *,
+    thresholds: Callable[[Float64Array], Float64Array] | None = None,
+    compares_float64: bool = False,
 ) -> TreeliteForest:
     """Returns the trees and base scores of ``model``, a ``treelite.Model``.
 
@@ -56,6 +60,7 @@ def read_treelite(
         cover: which of the numbers that treelite keeps for a node is its cover.
         thresholds: changes the float64 thresholds of ``<=`` splits before they are rounded, where the library looks at
             other values than it is given.
+        compares_float64: whether the library compares float64 values as they are, rather than rounded to float32.
 
     Raises:
         PackRefused: a split, leaf or cover of a kind that cannot be carried; says where.
@@ -74,6 +79,8 @@ def read_treelite(
         _read_tree(model.get_tree_accessor(t), t, added_to, divisors[added_to], _COVER_FIELDS[cover], thresholds)
         for t, added_to in enumerate(outputs)
     )
+    if not compares_float64:
+        trees = tuple(replace(tree, exact=None) for tree in trees)
     base = header.get_field("base_scores")
     if base.shape != (n_outputs,):
         raise PackRefused(f"the model has {base.size} base scores for {n_outputs} outputs")
@@ -132,6 +139,7 @@ def _read_tree(
         cover=_covers(accessor, order, cover_field, tree),
         set_begin=set_begin,
         set_value=set_value,
+        exact=threshold,
     )
 
 

@@ -29,6 +29,7 @@ from grpc_status import rpc_status
 
 from xai_service.errors import FieldViolation, InvalidInput
 from xai_service.types import ExplanationStatus, Float32Array, Float64Array, Method, Timings
+from xai_service.wire.columns import is_missing, to_columns
 from xai_service.wire.gen.xai.v1 import decision_service_pb2 as pb
 from xai_service.wire.gen.xai.v1.decision_service_pb2_grpc import DecisionServiceStub
 from xai_service.wire.results import Decision, Explanation, ModelStatus, Reply
@@ -104,15 +105,17 @@ class Client:
         """Predicts and explains ``rows``, (n, features): array-like or DataFrame, NaN where a value is missing.
 
         Args:
-            rows: float32 is sent as it is, anything else numeric as float64.
+            rows: float32 is sent as it is, anything else numeric as float64. A table with strings is sent column by
+                column, by name, in any order; None stands for a missing string, as NaN does.
             model: its name in the repository.
             version: empty for the highest served.
-            feature_names: checked by the service against the model's; a DataFrame's column names by default.
+            feature_names: checked by the service against the model's; a DataFrame's column names by default. Needed
+                for an array with strings.
             latency_budget_ms: how long explanations are awaited; those not ready are deferred.
             timeout_s: of this call, instead of the client's.
 
         Raises:
-            ValueError: ``rows`` is not a table of real numbers.
+            ValueError: ``rows`` is not a table of real numbers and strings.
             RequestFailed: the service refused, or did not answer in time.
         """
         return self._run(_predict(rows, model, version, feature_names, latency_budget_ms), timeout_s)
@@ -229,7 +232,7 @@ class _Call(Generic[T]):
     def read(self, response: Any) -> T:
         try:
             return self.decode(response)
-        except (InvalidInput, KeyError) as error:
+        except (InvalidInput, KeyError, ValueError) as error:
             raise RequestFailed("INTERNAL", f"the service's answer to {self.method} cannot be read: {error}") from error
 
 
@@ -238,17 +241,33 @@ def _predict(
 ) -> _Call[Reply]:
     if feature_names is None and hasattr(rows, "columns"):
         feature_names = [str(name) for name in rows.columns]
-    table = _numbers(np.asarray(rows))
+    array = np.asarray(rows)
+    has_strings = array.dtype.kind in "UT" or (
+        array.dtype.kind == "O" and any(isinstance(one, str) for one in array.ravel().tolist())
+    )
+    table = array.astype(object) if has_strings else _numbers(array)
     if table.ndim != 2:
         raise ValueError(f"rows must be a table (n, features), not of shape {table.shape}; a single row is rows[None]")
-    request = pb.PredictRequest(
-        model_name=model,
-        model_version=str(version),
-        input=to_tensor(table),
-        feature_names=feature_names or (),
-        latency_budget_ms=latency_budget_ms,
-    )
-    return _Call("Predict", request, lambda response: _read_reply(response, table))
+    request = pb.PredictRequest(model_name=model, model_version=str(version), latency_budget_ms=latency_budget_ms)
+    if not has_strings:
+        request.input.CopyFrom(to_tensor(table))
+        request.feature_names.extend(feature_names or ())
+        return _Call("Predict", request, lambda response: _read_reply(response, table))
+    names = list(feature_names or ())
+    if len(names) != table.shape[1]:
+        raise ValueError(
+            "rows hold strings, which are no real numbers, and are sent by name: a DataFrame's columns have names, for "
+            f"an array pass feature_names ({len(names)} were given for {table.shape[1]} columns)"
+        )
+    request.columns.extend(to_columns(table, names))
+    return _Call("Predict", request, lambda response: _read_reply(response, _in_order(table, names, response)))
+
+
+def _in_order(table: NDArray[Any], names: list[str], response: Any) -> NDArray[Any]:
+    """The rows in the model's order, NaN for what is missing."""
+    rows = table[:, [names.index(name) for name in response.feature_names]]
+    rows[np.array([[is_missing(one) for one in row] for row in rows.tolist()], np.bool_)] = np.nan
+    return rows
 
 
 def _numbers(array: NDArray[Any]) -> Float32Array | Float64Array:
@@ -305,7 +324,7 @@ def _failure(error: Any) -> RequestFailed:
     return RequestFailed(code, message, tuple(violations), retry_after_s)
 
 
-def _read_reply(response: Any, rows: Float32Array | Float64Array) -> Reply:
+def _read_reply(response: Any, rows: NDArray[Any]) -> Reply:
     explanations = response.explanations
     return Reply(
         model_name=response.model_name,
@@ -339,6 +358,7 @@ def _read_decision(response: Any) -> Decision:
         model_sha256=decision.model_sha256,
         feature_names=tuple(decision.feature_names),
         input=from_tensor(decision.input, "input"),
+        input_strings=dict(decision.input_strings),
         margin=from_tensor(decision.margin, "margin"),
         probabilities=_optional(decision, "probabilities"),
         label=decision.label if decision.HasField("label") else None,
@@ -375,6 +395,7 @@ def _read_model(message: Any) -> ModelStatus:
         feature_names=tuple(message.feature_names),
         classes=tuple(message.classes),
         allows_missing=tuple(message.allows_missing),
+        feature_kinds=tuple(message.feature_kinds),
         task=message.task,
         signed_by=message.signed_by,
         loaded_at=message.loaded_at.ToDatetime(tzinfo=UTC) if message.HasField("loaded_at") else None,

@@ -15,6 +15,7 @@ from xai_service.ledger.entry import Decision, Explanation
 from xai_service.model.repository import ModelEntry
 from xai_service.service import PredictReply
 from xai_service.types import ExplanationStatus, Float32Array, Method, PredictCall, Timings
+from xai_service.wire.columns import from_columns
 from xai_service.wire.gen.xai.v1 import decision_service_pb2 as pb
 from xai_service.wire.results import ModelStatus
 from xai_service.wire.tensors import from_tensor, to_tensor
@@ -30,14 +31,17 @@ def decode_predict(request: pb.PredictRequest, time_remaining_s: float | None) -
     """Returns the call that a request holds.
 
     Raises:
-        InvalidInput: no model name, or an input that is not a float matrix of the size it claims.
+        InvalidInput: no model name, or an input that is not a float matrix of the size it claims, or columns that are
+            not of one length.
     """
     if not request.model_name:
         raise InvalidInput(FieldViolation("model_name", "is empty; name the model"))
+    columns = from_columns(request)
     return PredictCall(
         model_name=request.model_name,
         model_version=request.model_version or None,
-        rows=_rows(request),
+        rows=np.empty((len(columns[0].values), 0), np.float32) if columns else _rows(request),
+        columns=columns,
         feature_names=tuple(request.feature_names) or None,
         latency_budget_ms=request.latency_budget_ms if request.HasField("latency_budget_ms") else None,
         time_remaining_s=time_remaining_s,
@@ -108,6 +112,7 @@ def encode_decision(decision: Decision, explanation: Explanation) -> pb.Decision
         model_sha256=decision.model_sha256.hex(),
         feature_names=decision.feature_names,
         input=to_tensor(decision.input),
+        input_strings=decision.input_strings,
         margin=to_tensor(decision.margin),
         probabilities=_optional(decision.probabilities),
         label=decision.label,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,9 @@ import numpy as np
 from xai_service.types import ExplanationStatus, Float32Array, Float64Array, Int64Array, Method, Timings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
 
     from xai_service.model.repository import ModelEntry
 
@@ -30,7 +32,8 @@ class Reply:
         probabilities: float32 (n, classes) of a classifier, else ``None``.
         labels: int64 (n,), indices into ``classes``, of a classifier that decides for one, else ``None``.
         prediction: float32 (n, outputs), margin through the link, of a regressor, else ``None``.
-        rows: float32 or float64 (n, features), as sent.
+        rows: (n, features), in the model's order: float32 or float64 as sent, or objects where there are strings among
+            them, NaN where missing.
         statuses: (n,), how far each explanation has come.
         attributions: float64 (n, features, outputs), NaN in rows that are not complete; ``None`` when no row is.
         base_values: float64 (outputs,), the margin expected before any feature is known.
@@ -48,7 +51,7 @@ class Reply:
     prediction: Float32Array | None
     classes: tuple[str, ...]
     feature_names: tuple[str, ...]
-    rows: Float32Array | Float64Array
+    rows: NDArray[Any]
     statuses: tuple[ExplanationStatus, ...]
     attributions: Float64Array | None
     base_values: Float64Array
@@ -104,7 +107,8 @@ class Decision:
 
     Attributes:
         decided_at: UTC.
-        input: float32 (features,), the very bits that were fed to the model.
+        input: float32 (features,), the very bits that were fed to the model; a string as the place of its category.
+        input_strings: the strings that were sent, by the feature's place; none where one was missing.
         label: index into ``classes``, or ``None`` where no one class is decided.
         threshold: the probability above which class 1 is decided, or ``None``.
         favourable_class: the class that is good for the person decided about, or ``None`` where not named.
@@ -128,6 +132,12 @@ class Decision:
     explanation: Explanation
     timings: Timings
     runtime: tuple[str, ...]
+    input_strings: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def values(self) -> list[float | str]:
+        """The raw values, one for each feature, NaN where missing."""
+        return [self.input_strings.get(i, value) for i, value in enumerate(self.input.tolist())]
 
     def to_shap(self) -> Any:
         """Returns a `shap.Explanation` of this one row; ``values`` is (features,) when the model has one output.
@@ -142,6 +152,8 @@ class Decision:
                 f"decision {self.decision_id} has no explanation: {one.status.value} {one.detail}".rstrip()
             )
         values, base_values, rows = one.attributions[None], one.base_values[None], self.input[None]
+        if self.input_strings:
+            rows = np.array([self.values], object)
         return _shap(values, base_values, rows, self.feature_names, self.classes)[0]
 
 
@@ -152,6 +164,7 @@ class ModelStatus:
     Attributes:
         reason: why it is not ready, or what is wrong with the files of one that serves as it was loaded; else empty.
         allows_missing: of each feature, whether a row may hold NaN there.
+        feature_kinds: of each feature ``numeric``, ``categorical`` (codes of categories) or ``string``.
         task: what it predicts; empty where it is not ready.
         signed_by: id of the trusted key that signed it; empty where no signature was required.
         loaded_at: UTC, or ``None`` where it is not ready.
@@ -168,6 +181,7 @@ class ModelStatus:
     task: str
     signed_by: str
     loaded_at: datetime | None
+    feature_kinds: tuple[str, ...] = ()
 
     @staticmethod
     def of(entry: ModelEntry) -> ModelStatus:
@@ -186,6 +200,7 @@ class ModelStatus:
             task="" if manifest is None else manifest.task,
             signed_by=entry.signed_by or "",
             loaded_at=None if snapshot is None else datetime.fromtimestamp(entry.loaded_at_ns / 1e9, UTC),
+            feature_kinds=() if manifest is None else tuple(one.kind for one in manifest.features),
         )
 
 

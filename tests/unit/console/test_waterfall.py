@@ -260,9 +260,10 @@ def test_nothing_to_load_and_nothing_to_run() -> None:
         (1e-7, f"1e{MINUS}07"),
         (1e30, "1e+30"),
         (math.inf, "inf"),
+        ("Zürich <b>", "Zürich <b>"),
     ],
 )
-def test_raw_values(value: float, shown: str) -> None:
+def test_raw_values(value: float | str, shown: str) -> None:
     assert words(steps(draw([1.0], values=[value]))[0])[0] == f"feature_0 = {shown}"
 
 

@@ -67,6 +67,7 @@ def decisions(draw: st.DrawFn) -> Decision:
         model_version=draw(TEXT),
         model_sha256=draw(st.binary(min_size=32, max_size=32)),
         feature_names=names,
+        input_strings=draw(st.dictionaries(st.integers(0, len(names) - 1), TEXT)),
         input=draw(bits(np.float32, (len(names),))),
         margin=draw(bits(np.float32, (outputs,))),
         probabilities=draw(bits(np.float32, (len(classes),))) if classes else None,

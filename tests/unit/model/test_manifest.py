@@ -43,7 +43,12 @@ features = st.lists(
         texts,
         st.booleans(),
         ranges,
-        st.just(("numeric", ())) | st.lists(texts, max_size=3).map(lambda names: ("categorical", tuple(names))),
+        st.just(("numeric", ()))
+        | st.just(("numeric", ("1", "-2.5"), False))
+        | st.lists(texts, max_size=3).map(lambda names: ("categorical", tuple(names)))
+        | st.tuples(
+            st.just("string"), st.lists(st.text(max_size=3), min_size=1, max_size=3, unique=True), st.booleans()
+        ).map(lambda kind: (kind[0], tuple(kind[1]), kind[2])),
     ),
     min_size=1,
     max_size=5,
@@ -196,6 +201,33 @@ PARITY = document()["parity"]
             {"features": [{**FEATURE, "kind": "categorical", "categories": [1]}]},
             "features[0].categories[0]: must be a string",
         ),
+        ({"features": [{**FEATURE, "allows_unknown": False}]}, "features[0].categories: must not be empty"),
+        (
+            {"features": [{**FEATURE, "allows_unknown": False, "categories": ["1", "0.1"]}]},
+            'features[0].categories[1]: "0.1" is no number that float32 holds',
+        ),
+        (
+            {"features": [{**FEATURE, "allows_unknown": False, "categories": ["nan"]}]},
+            'features[0].categories[0]: "nan" is no number',
+        ),
+        ({"features": [{**FEATURE, "kind": "string"}]}, "features[0].categories: must not be empty"),
+        (
+            {"features": [{**FEATURE, "kind": "string", "categories": ["a", "b", "a"]}]},
+            'features[0].categories[2]: "a" already stands at features[0].categories[0]',
+        ),
+        (
+            {"features": [{**FEATURE, "kind": "string", "categories": ["\ud800"]}]},
+            "features[0].categories[0]: is no text",
+        ),
+        (
+            {"features": [{**FEATURE, "kind": "string", "categories": ["a" * 600]}]},
+            "features[0].categories[0]: has 600 characters",
+        ),
+        (
+            {"features": [{**FEATURE, "kind": "categorical", "categories": ["a"], "allows_unknown": False}]},
+            "features[0].allows_unknown: must be true for codes",
+        ),
+        ({"features": [{**FEATURE, "allows_unknown": 1}]}, "features[0].allows_unknown: must be true or false"),
         ({"features": [{**FEATURE, "more": 1}]}, "features[0].more: is not a known key"),
         ({"classes": ["a"]}, "classes: must have 2"),
         ({"classes": ["a", "a"]}, 'classes[1]: "a" already'),

@@ -229,6 +229,9 @@ def test_onnx_contract(X: Float32Array, booster: xgboost.Booster, tmp_path: Path
         "xai.favourable_class": None,
         "xai.link_scale": 1.0,
         "xai.categorical": [False] * 5,
+        "xai.kinds": ["numeric"] * 5,
+        "xai.categories": [[]] * 5,
+        "xai.allows_unknown": [True] * 5,
     }
 
 

@@ -115,7 +115,7 @@ def test_columns_of_a_data_frame_are_sent_unless_names_are_given(
         np.array([["2030-01-01"]], "M8[D]"),
         np.array([[3]], "m8[s]"),
         pd.DataFrame({"a": [pd.Timestamp("2030-01-01")], "b": [1.0]}),
-        pd.DataFrame({"a": [pd.NA], "b": ["x"]}),
+        pd.DataFrame({"a": [pd.NA], "b": [pd.Timestamp("2030-01-01")]}),
     ],
 )
 def test_what_is_no_numeric_table_is_refused_before_it_is_sent(

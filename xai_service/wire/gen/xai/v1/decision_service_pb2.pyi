@@ -42,19 +42,39 @@ class Tensor(_message.Message):
     data: bytes
     def __init__(self, dtype: _Optional[_Union[DataType, str]] = ..., shape: _Optional[_Iterable[int]] = ..., data: _Optional[bytes] = ...) -> None: ...
 
+class Column(_message.Message):
+    __slots__ = ("name", "numbers", "strings")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    NUMBERS_FIELD_NUMBER: _ClassVar[int]
+    STRINGS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    numbers: Tensor
+    strings: Strings
+    def __init__(self, name: _Optional[str] = ..., numbers: _Optional[_Union[Tensor, _Mapping]] = ..., strings: _Optional[_Union[Strings, _Mapping]] = ...) -> None: ...
+
+class Strings(_message.Message):
+    __slots__ = ("values", "missing")
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    MISSING_FIELD_NUMBER: _ClassVar[int]
+    values: _containers.RepeatedScalarFieldContainer[str]
+    missing: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, values: _Optional[_Iterable[str]] = ..., missing: _Optional[_Iterable[int]] = ...) -> None: ...
+
 class PredictRequest(_message.Message):
-    __slots__ = ("model_name", "model_version", "input", "feature_names", "latency_budget_ms")
+    __slots__ = ("model_name", "model_version", "input", "feature_names", "latency_budget_ms", "columns")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     INPUT_FIELD_NUMBER: _ClassVar[int]
     FEATURE_NAMES_FIELD_NUMBER: _ClassVar[int]
     LATENCY_BUDGET_MS_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: str
     input: Tensor
     feature_names: _containers.RepeatedScalarFieldContainer[str]
     latency_budget_ms: float
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., input: _Optional[_Union[Tensor, _Mapping]] = ..., feature_names: _Optional[_Iterable[str]] = ..., latency_budget_ms: _Optional[float] = ...) -> None: ...
+    columns: _containers.RepeatedCompositeFieldContainer[Column]
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., input: _Optional[_Union[Tensor, _Mapping]] = ..., feature_names: _Optional[_Iterable[str]] = ..., latency_budget_ms: _Optional[float] = ..., columns: _Optional[_Iterable[_Union[Column, _Mapping]]] = ...) -> None: ...
 
 class PredictResponse(_message.Message):
     __slots__ = ("model_name", "model_version", "model_sha256", "decision_ids", "margin", "probabilities", "labels", "prediction", "classes", "feature_names", "explanations", "timings")
@@ -153,7 +173,14 @@ class GetExplanationResponse(_message.Message):
     def __init__(self, decision_id: _Optional[str] = ..., explanation: _Optional[_Union[Explanation, _Mapping]] = ...) -> None: ...
 
 class Decision(_message.Message):
-    __slots__ = ("decision_id", "decided_at", "model_name", "model_version", "model_sha256", "feature_names", "input", "margin", "probabilities", "label", "prediction", "classes", "threshold", "favourable_class", "explanation", "timings", "runtime")
+    __slots__ = ("decision_id", "decided_at", "model_name", "model_version", "model_sha256", "feature_names", "input", "margin", "probabilities", "label", "prediction", "classes", "threshold", "favourable_class", "explanation", "timings", "runtime", "input_strings")
+    class InputStringsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: int
+        value: str
+        def __init__(self, key: _Optional[int] = ..., value: _Optional[str] = ...) -> None: ...
     DECISION_ID_FIELD_NUMBER: _ClassVar[int]
     DECIDED_AT_FIELD_NUMBER: _ClassVar[int]
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
@@ -171,6 +198,7 @@ class Decision(_message.Message):
     EXPLANATION_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
     RUNTIME_FIELD_NUMBER: _ClassVar[int]
+    INPUT_STRINGS_FIELD_NUMBER: _ClassVar[int]
     decision_id: str
     decided_at: _timestamp_pb2.Timestamp
     model_name: str
@@ -188,7 +216,8 @@ class Decision(_message.Message):
     explanation: Explanation
     timings: Timings
     runtime: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, decision_id: _Optional[str] = ..., decided_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., model_sha256: _Optional[str] = ..., feature_names: _Optional[_Iterable[str]] = ..., input: _Optional[_Union[Tensor, _Mapping]] = ..., margin: _Optional[_Union[Tensor, _Mapping]] = ..., probabilities: _Optional[_Union[Tensor, _Mapping]] = ..., label: _Optional[int] = ..., prediction: _Optional[_Union[Tensor, _Mapping]] = ..., classes: _Optional[_Iterable[str]] = ..., threshold: _Optional[float] = ..., favourable_class: _Optional[str] = ..., explanation: _Optional[_Union[Explanation, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., runtime: _Optional[_Iterable[str]] = ...) -> None: ...
+    input_strings: _containers.ScalarMap[int, str]
+    def __init__(self, decision_id: _Optional[str] = ..., decided_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., model_sha256: _Optional[str] = ..., feature_names: _Optional[_Iterable[str]] = ..., input: _Optional[_Union[Tensor, _Mapping]] = ..., margin: _Optional[_Union[Tensor, _Mapping]] = ..., probabilities: _Optional[_Union[Tensor, _Mapping]] = ..., label: _Optional[int] = ..., prediction: _Optional[_Union[Tensor, _Mapping]] = ..., classes: _Optional[_Iterable[str]] = ..., threshold: _Optional[float] = ..., favourable_class: _Optional[str] = ..., explanation: _Optional[_Union[Explanation, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., runtime: _Optional[_Iterable[str]] = ..., input_strings: _Optional[_Mapping[int, str]] = ...) -> None: ...
 
 class Explanation(_message.Message):
     __slots__ = ("status", "attributions", "base_values", "additivity_residual", "detail", "method", "explained_at")
@@ -219,7 +248,7 @@ class ListModelsResponse(_message.Message):
     def __init__(self, models: _Optional[_Iterable[_Union[ModelStatus, _Mapping]]] = ...) -> None: ...
 
 class ModelStatus(_message.Message):
-    __slots__ = ("model_name", "model_version", "ready", "reason", "model_sha256", "feature_names", "classes", "allows_missing", "task", "signed_by", "loaded_at")
+    __slots__ = ("model_name", "model_version", "ready", "reason", "model_sha256", "feature_names", "classes", "allows_missing", "task", "signed_by", "loaded_at", "feature_kinds")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
@@ -231,6 +260,7 @@ class ModelStatus(_message.Message):
     TASK_FIELD_NUMBER: _ClassVar[int]
     SIGNED_BY_FIELD_NUMBER: _ClassVar[int]
     LOADED_AT_FIELD_NUMBER: _ClassVar[int]
+    FEATURE_KINDS_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: str
     ready: bool
@@ -242,4 +272,5 @@ class ModelStatus(_message.Message):
     task: str
     signed_by: str
     loaded_at: _timestamp_pb2.Timestamp
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., ready: bool = ..., reason: _Optional[str] = ..., model_sha256: _Optional[str] = ..., feature_names: _Optional[_Iterable[str]] = ..., classes: _Optional[_Iterable[str]] = ..., allows_missing: _Optional[_Iterable[bool]] = ..., task: _Optional[str] = ..., signed_by: _Optional[str] = ..., loaded_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    feature_kinds: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., ready: bool = ..., reason: _Optional[str] = ..., model_sha256: _Optional[str] = ..., feature_names: _Optional[_Iterable[str]] = ..., classes: _Optional[_Iterable[str]] = ..., allows_missing: _Optional[_Iterable[bool]] = ..., task: _Optional[str] = ..., signed_by: _Optional[str] = ..., loaded_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., feature_kinds: _Optional[_Iterable[str]] = ...) -> None: ...

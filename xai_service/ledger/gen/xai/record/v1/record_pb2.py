@@ -25,21 +25,25 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1axai/record/v1/record.proto\x12\rxai.record.v1\"\xf2\x03\n\x0e\x44\x65\x63isionRecord\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x01 \x01(\x0c\x12\x15\n\rdecided_at_ns\x18\x02 \x01(\x03\x12\x12\n\nmodel_name\x18\x03 \x01(\t\x12\x15\n\rmodel_version\x18\x04 \x01(\t\x12\x14\n\x0cmodel_sha256\x18\x05 \x01(\x0c\x12\x15\n\rfeature_names\x18\x06 \x03(\t\x12\x11\n\tinput_f32\x18\x07 \x01(\x0c\x12\x12\n\nmargin_f32\x18\x08 \x01(\x0c\x12\x19\n\x11probabilities_f32\x18\t \x01(\x0c\x12\x12\n\x05label\x18\n \x01(\x03H\x00\x88\x01\x01\x12\x16\n\x0eprediction_f32\x18\x0b \x01(\x0c\x12\x0f\n\x07\x63lasses\x18\x0c \x03(\t\x12\x16\n\tthreshold\x18\r \x01(\x01H\x01\x88\x01\x01\x12\x18\n\x10\x66\x61vourable_class\x18\x0e \x01(\t\x12\x35\n\x0b\x65xplanation\x18\x0f \x01(\x0b\x32 .xai.record.v1.ExplanationRecord\x12-\n\x07runtime\x18\x10 \x01(\x0b\x32\x1c.xai.record.v1.RuntimeRecord\x12-\n\x07timings\x18\x11 \x01(\x0b\x32\x1c.xai.record.v1.TimingsRecordB\x08\n\x06_labelB\x0c\n\n_threshold\"\xea\x02\n\x11\x45xplanationRecord\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x01 \x01(\x0c\x12\x37\n\x06status\x18\x02 \x01(\x0e\x32\'.xai.record.v1.ExplanationRecord.Status\x12\x18\n\x10\x61ttributions_f64\x18\x03 \x01(\x0c\x12\x17\n\x0f\x62\x61se_values_f64\x18\x04 \x01(\x0c\x12\x1b\n\x13\x61\x64\x64itivity_residual\x18\x05 \x01(\x01\x12\x0e\n\x06\x64\x65tail\x18\x06 \x01(\t\x12\x11\n\talgorithm\x18\x07 \x01(\t\x12\x0f\n\x07variant\x18\x08 \x01(\t\x12\x0b\n\x03isa\x18\t \x01(\t\x12\x17\n\x0f\x65xplained_at_ns\x18\n \x01(\x03\"]\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\x13\n\x0fSTATUS_COMPLETE\x10\x01\x12\x13\n\x0fSTATUS_DEFERRED\x10\x02\x12\x11\n\rSTATUS_FAILED\x10\x03\"_\n\rRuntimeRecord\x12\x17\n\x0fservice_version\x18\x01 \x01(\t\x12\x1b\n\x13onnxruntime_version\x18\x02 \x01(\t\x12\x18\n\x10intra_op_threads\x18\x03 \x01(\x05\"^\n\rTimingsRecord\x12\x12\n\npredict_us\x18\x01 \x01(\x01\x12\x12\n\nexplain_us\x18\x02 \x01(\x01\x12\x12\n\noverlap_us\x18\x03 \x01(\x01\x12\x11\n\tbudget_ms\x18\x04 \x01(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1axai/record/v1/record.proto\x12\rxai.record.v1\"\xef\x04\n\x0e\x44\x65\x63isionRecord\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x01 \x01(\x0c\x12\x15\n\rdecided_at_ns\x18\x02 \x01(\x03\x12\x12\n\nmodel_name\x18\x03 \x01(\t\x12\x15\n\rmodel_version\x18\x04 \x01(\t\x12\x14\n\x0cmodel_sha256\x18\x05 \x01(\x0c\x12\x15\n\rfeature_names\x18\x06 \x03(\t\x12\x11\n\tinput_f32\x18\x07 \x01(\x0c\x12\x12\n\nmargin_f32\x18\x08 \x01(\x0c\x12\x19\n\x11probabilities_f32\x18\t \x01(\x0c\x12\x12\n\x05label\x18\n \x01(\x03H\x00\x88\x01\x01\x12\x16\n\x0eprediction_f32\x18\x0b \x01(\x0c\x12\x0f\n\x07\x63lasses\x18\x0c \x03(\t\x12\x16\n\tthreshold\x18\r \x01(\x01H\x01\x88\x01\x01\x12\x18\n\x10\x66\x61vourable_class\x18\x0e \x01(\t\x12\x35\n\x0b\x65xplanation\x18\x0f \x01(\x0b\x32 .xai.record.v1.ExplanationRecord\x12-\n\x07runtime\x18\x10 \x01(\x0b\x32\x1c.xai.record.v1.RuntimeRecord\x12-\n\x07timings\x18\x11 \x01(\x0b\x32\x1c.xai.record.v1.TimingsRecord\x12\x46\n\rinput_strings\x18\x12 \x03(\x0b\x32/.xai.record.v1.DecisionRecord.InputStringsEntry\x1a\x33\n\x11InputStringsEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x08\n\x06_labelB\x0c\n\n_threshold\"\xea\x02\n\x11\x45xplanationRecord\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x01 \x01(\x0c\x12\x37\n\x06status\x18\x02 \x01(\x0e\x32\'.xai.record.v1.ExplanationRecord.Status\x12\x18\n\x10\x61ttributions_f64\x18\x03 \x01(\x0c\x12\x17\n\x0f\x62\x61se_values_f64\x18\x04 \x01(\x0c\x12\x1b\n\x13\x61\x64\x64itivity_residual\x18\x05 \x01(\x01\x12\x0e\n\x06\x64\x65tail\x18\x06 \x01(\t\x12\x11\n\talgorithm\x18\x07 \x01(\t\x12\x0f\n\x07variant\x18\x08 \x01(\t\x12\x0b\n\x03isa\x18\t \x01(\t\x12\x17\n\x0f\x65xplained_at_ns\x18\n \x01(\x03\"]\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\x13\n\x0fSTATUS_COMPLETE\x10\x01\x12\x13\n\x0fSTATUS_DEFERRED\x10\x02\x12\x11\n\rSTATUS_FAILED\x10\x03\"_\n\rRuntimeRecord\x12\x17\n\x0fservice_version\x18\x01 \x01(\t\x12\x1b\n\x13onnxruntime_version\x18\x02 \x01(\t\x12\x18\n\x10intra_op_threads\x18\x03 \x01(\x05\"^\n\rTimingsRecord\x12\x12\n\npredict_us\x18\x01 \x01(\x01\x12\x12\n\nexplain_us\x18\x02 \x01(\x01\x12\x12\n\noverlap_us\x18\x03 \x01(\x01\x12\x11\n\tbudget_ms\x18\x04 \x01(\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'xai.record.v1.record_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_DECISIONRECORD_INPUTSTRINGSENTRY']._loaded_options = None
+  _globals['_DECISIONRECORD_INPUTSTRINGSENTRY']._serialized_options = b'8\001'
   _globals['_DECISIONRECORD']._serialized_start=46
-  _globals['_DECISIONRECORD']._serialized_end=544
-  _globals['_EXPLANATIONRECORD']._serialized_start=547
-  _globals['_EXPLANATIONRECORD']._serialized_end=909
-  _globals['_EXPLANATIONRECORD_STATUS']._serialized_start=816
-  _globals['_EXPLANATIONRECORD_STATUS']._serialized_end=909
-  _globals['_RUNTIMERECORD']._serialized_start=911
-  _globals['_RUNTIMERECORD']._serialized_end=1006
-  _globals['_TIMINGSRECORD']._serialized_start=1008
-  _globals['_TIMINGSRECORD']._serialized_end=1102
+  _globals['_DECISIONRECORD']._serialized_end=669
+  _globals['_DECISIONRECORD_INPUTSTRINGSENTRY']._serialized_start=594
+  _globals['_DECISIONRECORD_INPUTSTRINGSENTRY']._serialized_end=645
+  _globals['_EXPLANATIONRECORD']._serialized_start=672
+  _globals['_EXPLANATIONRECORD']._serialized_end=1034
+  _globals['_EXPLANATIONRECORD_STATUS']._serialized_start=941
+  _globals['_EXPLANATIONRECORD_STATUS']._serialized_end=1034
+  _globals['_RUNTIMERECORD']._serialized_start=1036
+  _globals['_RUNTIMERECORD']._serialized_end=1131
+  _globals['_TIMINGSRECORD']._serialized_start=1133
+  _globals['_TIMINGSRECORD']._serialized_end=1227
 # @@protoc_insertion_point(module_scope)

@@ -8,7 +8,14 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class DecisionRecord(_message.Message):
-    __slots__ = ("decision_id", "decided_at_ns", "model_name", "model_version", "model_sha256", "feature_names", "input_f32", "margin_f32", "probabilities_f32", "label", "prediction_f32", "classes", "threshold", "favourable_class", "explanation", "runtime", "timings")
+    __slots__ = ("decision_id", "decided_at_ns", "model_name", "model_version", "model_sha256", "feature_names", "input_f32", "margin_f32", "probabilities_f32", "label", "prediction_f32", "classes", "threshold", "favourable_class", "explanation", "runtime", "timings", "input_strings")
+    class InputStringsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: int
+        value: str
+        def __init__(self, key: _Optional[int] = ..., value: _Optional[str] = ...) -> None: ...
     DECISION_ID_FIELD_NUMBER: _ClassVar[int]
     DECIDED_AT_NS_FIELD_NUMBER: _ClassVar[int]
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
@@ -26,6 +33,7 @@ class DecisionRecord(_message.Message):
     EXPLANATION_FIELD_NUMBER: _ClassVar[int]
     RUNTIME_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    INPUT_STRINGS_FIELD_NUMBER: _ClassVar[int]
     decision_id: bytes
     decided_at_ns: int
     model_name: str
@@ -43,7 +51,8 @@ class DecisionRecord(_message.Message):
     explanation: ExplanationRecord
     runtime: RuntimeRecord
     timings: TimingsRecord
-    def __init__(self, decision_id: _Optional[bytes] = ..., decided_at_ns: _Optional[int] = ..., model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., model_sha256: _Optional[bytes] = ..., feature_names: _Optional[_Iterable[str]] = ..., input_f32: _Optional[bytes] = ..., margin_f32: _Optional[bytes] = ..., probabilities_f32: _Optional[bytes] = ..., label: _Optional[int] = ..., prediction_f32: _Optional[bytes] = ..., classes: _Optional[_Iterable[str]] = ..., threshold: _Optional[float] = ..., favourable_class: _Optional[str] = ..., explanation: _Optional[_Union[ExplanationRecord, _Mapping]] = ..., runtime: _Optional[_Union[RuntimeRecord, _Mapping]] = ..., timings: _Optional[_Union[TimingsRecord, _Mapping]] = ...) -> None: ...
+    input_strings: _containers.ScalarMap[int, str]
+    def __init__(self, decision_id: _Optional[bytes] = ..., decided_at_ns: _Optional[int] = ..., model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., model_sha256: _Optional[bytes] = ..., feature_names: _Optional[_Iterable[str]] = ..., input_f32: _Optional[bytes] = ..., margin_f32: _Optional[bytes] = ..., probabilities_f32: _Optional[bytes] = ..., label: _Optional[int] = ..., prediction_f32: _Optional[bytes] = ..., classes: _Optional[_Iterable[str]] = ..., threshold: _Optional[float] = ..., favourable_class: _Optional[str] = ..., explanation: _Optional[_Union[ExplanationRecord, _Mapping]] = ..., runtime: _Optional[_Union[RuntimeRecord, _Mapping]] = ..., timings: _Optional[_Union[TimingsRecord, _Mapping]] = ..., input_strings: _Optional[_Mapping[int, str]] = ...) -> None: ...
 
 class ExplanationRecord(_message.Message):
     __slots__ = ("decision_id", "status", "attributions_f64", "base_values_f64", "additivity_residual", "detail", "algorithm", "variant", "isa", "explained_at_ns")
