@@ -113,6 +113,20 @@ def test_labels_are_the_files(tmp_path: Path) -> None:
     assert manifest.classes == ("no", "yes")
 
 
+def test_the_converter_is_named(tmp_path: Path) -> None:
+    model = a_regressor()
+    for name, version, due in (
+        ("skl2onnx", "1.20.0", "1.20.0"),
+        ("a b", "1", None),
+        ("x", "", None),
+        ("x", "\n", None),
+    ):
+        model.producer_name, model.producer_version = name, version
+        made_by = ModelSnapshot.load(pack(model, X, name="m", out=tmp_path)).manifest.made_by
+        assert made_by.get(f"converter.{name}") == due
+        assert made_by["onnx"] == onnx.__version__
+
+
 def test_chains_of_categories_become_sets() -> None:
     tree = ("split", 0, (1.0, 3.0, 7.0), "in", False, ("leaf", 1.0, 2.0), ("leaf", -1.0, 5.0))
     chain = {
