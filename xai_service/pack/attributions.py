@@ -8,12 +8,14 @@ On every probe base value and attributions must add up to the margin that ONNX R
 
 Against a background no library's word is taken: shap's is wrong where splits ask for categories. The reference is then
 computed from the native model's trees leaf by leaf (`xai_service.pack.interventional`), on fewer probes and for a few
-of the background's rows; and the base values are held to the native model's mean margin on all of them.
+of the background's rows; and the base values are held to the native model's mean margin on all of them. Deep trees are
+explained by walking the background down each: then fewer probes are added up, evenly drawn.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -38,6 +40,8 @@ _CHUNK_VALUES = 1 << 20
 _ROWS_OF_EACH_KIND = 96
 _ROWS_LEAF_BY_LEAF = 16
 _BACKGROUND_LEAF_BY_LEAF = 24
+_MOST_LEAVES = 1 << 18  # looked at leaf by leaf, over all rows: each takes some 0.1 ms
+_MOST_WALKS = 1 << 26  # of a background row down a tree: each takes about a microsecond
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,7 @@ class Explained:
     """What was found; see `xai_service.model.manifest.Parity`."""
 
     compared_rows: int
+    added_rows: int
     reference: str | None
     max_difference: float
     max_residual: float
@@ -89,24 +94,33 @@ def prove_attributions(
             contributions=interventional.contributions(native.trees, native.base, few),
             contributions_by=interventional.REFERENCE,
         )
-        sample = _sample(probes, _ROWS_LEAF_BY_LEAF)
+        leaves = sum(int((tree.left < 0).sum()) for tree in native.trees)
+        sample = _sample(probes, min(_ROWS_LEAF_BY_LEAF, max(1, _MOST_LEAVES // 4 // leaves)))
         compared, difference = _compare(_explainer(model, few), reference, X, sample, names)
+    added = evenly(len(probes), _most_added(explainer, native, background))
     worst = 0.0
     step = max(1, _CHUNK_VALUES // (X.shape[1] * native.n_outputs))
-    for start in range(0, len(probes), step):
-        rows = materialise(X, probes[start : start + step])
-        share = _residual(_phi(explainer, rows), base, margins[start : start + step])
+    for start in range(0, len(added), step):
+        places = added[start : start + step].tolist()
+        rows = materialise(X, [probes[place] for place in places])
+        share = _residual(_phi(explainer, rows), base, margins[places])
         row = int(np.argmax(share))
         if not share[row] <= ADDITIVITY_TOLERANCE:
-            probe = probes[start + row]
+            probe = probes[places[row]]
             raise PackRefused(
-                f"attributions do not add up to the margin: at {probe.kind} row {start + row}, {probe.where}, they "
+                f"attributions do not add up to the margin: at {probe.kind} row {places[row]}, {probe.where}, they "
                 f"miss it by {share[row]:.3g} of their size; {ADDITIVITY_TOLERANCE:g} is allowed; the row: "
                 f"{shown_row(probe, rows[row], names)}. Nothing was written."
             )
         worst = max(worst, float(share[row]))
-        progress(min(1.0, (start + step) / len(probes)))
-    return Explained(compared, reference.contributions_by if compared else None, difference, worst)
+        progress(min(1.0, (start + step) / len(added)))
+    return Explained(compared, len(added), reference.contributions_by if compared else None, difference, worst)
+
+
+def _most_added(explainer: TreeExplainer, native: NativeModel, background: Float32Array | None) -> int:
+    if background is None or explainer.method_for(1).variant == "tables-f32":
+        return sys.maxsize
+    return max(256, _MOST_WALKS // (len(background) * len(native.trees)))
 
 
 def _explainer(model: bytes, background: Float32Array | None) -> TreeExplainer:

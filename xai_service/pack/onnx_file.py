@@ -17,6 +17,7 @@ import onnx
 from onnx import AttributeProto
 
 from xai_service.errors import InvalidModel, PackRefused
+from xai_service.model.manifest import is_name
 from xai_service.model.onnx_trees import MAX_MODEL_BYTES, parse_model
 from xai_service.model.session import check_text, open_session
 from xai_service.pack.forest import check_covers, check_forest
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 _NO_COVERS = "the file carries no covers"
 _SURE = 1e-6  # how far a probability must be from another label's for the label to be beyond doubt
 _SUMS_TO_1 = 1e-5
+_MAX_VERSION = 64
 
 
 def load(path: Path) -> onnx.ModelProto:
@@ -75,7 +77,7 @@ def read(model: Any, *, raw_score: bool = False) -> NativeModel:
     labels = None if raw_score else graph.ensemble.labels
     task, link = _task(graph, raw_score=raw_score)
     return NativeModel(
-        made_by={"onnx": onnx.__version__},
+        made_by=_converter(model),
         trees=trees,
         base=base,
         task=task,
@@ -88,6 +90,13 @@ def read(model: Any, *, raw_score: bool = False) -> NativeModel:
         categorical=_categorical(trees),
         why_no_covers=why,
     )
+
+
+def _converter(model: onnx.ModelProto) -> dict[str, str]:
+    """Returns the name and version of what wrote the file, as it says itself; nothing where it says none."""
+    name, version = str(model.producer_name), str(model.producer_version)
+    name = f"converter.{name}"  # so that it cannot pass itself off as a tool of ours
+    return {name: version} if is_name(name) and version.isprintable() and 1 <= len(version) <= _MAX_VERSION else {}
 
 
 def _task(graph: Graph, *, raw_score: bool) -> tuple[Task, Link]:

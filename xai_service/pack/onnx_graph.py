@@ -12,14 +12,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
-from onnx import TensorProto, helper, numpy_helper
+from onnx import AttributeProto, TensorProto, numpy_helper
 
 from xai_service.errors import InvalidModel
 from xai_service.pack.onnx_ensembles import OPERATORS, Ensemble, read_ensemble
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from onnx import ModelProto, NodeProto
 
     from xai_service.model.manifest import Link
@@ -136,11 +134,13 @@ class _Reader:
     def read(self, place: int, node: NodeProto) -> None:
         """Finds out what the node's outputs are."""
         name, domain = str(node.op_type), str(node.domain)
+        if not node.output:
+            self._refuse(place, node, "has no output")
         if domain in ("", "ai.onnx") and name == "Constant":
-            tensors = [helper.get_attribute_value(one) for one in node.attribute if one.name == "value"]
-            if len(tensors) != 1 or len(node.output) != 1:
+            values = [one for one in node.attribute if one.name == "value" and one.type == AttributeProto.TENSOR]
+            if len(values) != 1:
                 self._refuse(place, node, "is read with one tensor for its value only")
-            self._constants[node.output[0]] = _constant(tensors[0])
+            self._constants[node.output[0]] = _constant(values[0].t)
             return
         operands = [self._operand(place, node, one) for one in node.input]
         is_ml = domain == _ML_DOMAIN
@@ -198,38 +198,16 @@ class _Reader:
             self._values[node.output[0]] = _Label()
 
     def _computed(self, place: int, node: NodeProto, score: Score, constants: list[Float64Array]) -> Score:
-        """Returns what an operator on one score and constants gives."""
-        name, output = str(node.op_type), node.output[0]
-        width = len(score.scale)
-        # Of two classes the tensor holds both, of which the score is the second.
-        both = self._found is not None and self._found[1].labels is not None and width == 1
-        is_first = len(node.input) == 2 and node.input[0] == score.name
-        if (
-            len(constants) == 1
-            and len(node.input) == 2
-            and constants[0].shape in ((), (1,), (width,), (1, 1), (1, width))
-        ):
-            value = constants[0].reshape(-1)
-            if name in ("Mul", "Div") and (value == 1).all() and (name == "Mul" or is_first):
-                return dataclasses.replace(score, name=output)
-            if score.link == "exponential" and name == "Mul" and (value > 0).all():  # exp(m) · c = exp(m + ln c)
-                return dataclasses.replace(score, name=output, offset=score.offset + np.log(value))
-            if score.link == "identity" and not both:
-                moved = _moved(name, score, value, is_first=is_first)
-                if moved is not None:
-                    return dataclasses.replace(score, name=output, scale=moved[0], offset=moved[1])
-        link = None
-        if not constants and score.link == "identity" and not both:
-            if name == "Neg":
-                return dataclasses.replace(score, name=output, scale=-score.scale, offset=-score.offset)
-            links: Mapping[str, Link] = {"Sigmoid": "logistic", "Exp": "exponential"}
-            link = links.get(name)
-            axis = next((one.i for one in node.attribute if one.name == "axis"), None)
-            if name == "Softmax" and width > 1 and axis in (None, 1, -1):
-                link = "softmax"
-        if link is None:
+        """Returns what an operator on one score, and perhaps a constant, gives."""
+        # Of two classes the tensor holds both, of which the score is the second: not to be computed with.
+        both = self._found is not None and self._found[1].labels is not None and len(score.scale) == 1
+        if constants:
+            found = _with_constant(node, score, constants, may_move=score.link == "identity" and not both)
+        else:
+            found = None if both or score.link != "identity" else _linked(node, score)
+        if found is None:
             self._refuse(place, node, "is not known here")
-        return dataclasses.replace(score, name=output, link=link)
+        return dataclasses.replace(found, name=node.output[0])
 
     def graph(self) -> Graph:
         """Returns what was read, once all nodes were."""
@@ -254,18 +232,43 @@ class _Reader:
         )
 
 
-def _moved(name: str, score: Score, value: Float64Array, *, is_first: bool) -> tuple[Float64Array, Float64Array] | None:
-    """Returns scale and offset after an operator with a constant, ``None`` where it is another operator."""
+def _linked(node: NodeProto, score: Score) -> Score | None:
+    """Returns a score that has seen no link after an operator on it alone, ``None`` where that is not known."""
+    if node.op_type == "Neg":
+        return dataclasses.replace(score, scale=-score.scale, offset=-score.offset)
+    links: dict[str, Link] = {"Sigmoid": "logistic", "Exp": "exponential"}
+    axis = next((one.i for one in node.attribute if one.name == "axis"), -1)
+    if len(score.scale) > 1 and axis in (1, -1):
+        links["Softmax"] = "softmax"
+    link = links.get(str(node.op_type))
+    return None if link is None else dataclasses.replace(score, link=link)
+
+
+def _with_constant(node: NodeProto, score: Score, constants: list[Float64Array], *, may_move: bool) -> Score | None:
+    """Returns the score after an operator on it and a constant, ``None`` where that is not known."""
+    width, name = len(score.scale), str(node.op_type)
+    shapes = ((), (1,), (width,), (1, 1), (1, width))  # the others would make it another shape
+    if len(constants) != 1 or constants[0].shape not in shapes:
+        return None
+    value, is_first = constants[0].reshape(-1), node.input[0] == score.name
+    if (value == 1).all() and (name == "Mul" or (name == "Div" and is_first)):
+        return score
+    if score.link == "exponential" and name == "Mul" and (value > 0).all():  # exp(m) · c = exp(m + ln c)
+        return dataclasses.replace(score, offset=score.offset + np.log(value))
+    if not may_move:
+        return None
     scale, offset = score.scale, score.offset
     if name == "Add":
-        return scale, offset + value
-    if name == "Sub":
-        return (scale, offset - value) if is_first else (-scale, value - offset)
-    if name == "Mul":
-        return scale * value, offset * value
-    if name == "Div" and is_first and (value != 0).all():
-        return scale / value, offset / value
-    return None
+        offset = offset + value
+    elif name == "Sub":
+        scale, offset = (scale, offset - value) if is_first else (-scale, value - offset)
+    elif name == "Mul":
+        scale, offset = scale * value, offset * value
+    elif name == "Div" and is_first and (value != 0).all():
+        scale, offset = scale / value, offset / value
+    else:
+        return None
+    return dataclasses.replace(score, scale=scale, offset=offset)
 
 
 def _constant(tensor: TensorProto) -> Float64Array:

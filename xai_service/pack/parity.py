@@ -118,7 +118,7 @@ def prove(
         attribution_rows=explained.compared_rows,
         attribution_reference=explained.reference,
         max_attribution_difference=explained.max_difference,
-        additivity_rows=len(probes),
+        additivity_rows=explained.added_rows,
         max_additivity_residual=explained.max_residual,
     )
 

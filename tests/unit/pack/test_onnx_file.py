@@ -113,6 +113,20 @@ def test_labels_are_the_files(tmp_path: Path) -> None:
     assert manifest.classes == ("no", "yes")
 
 
+def test_the_converter_is_named(tmp_path: Path) -> None:
+    model = a_regressor()
+    for name, version, due in (
+        ("skl2onnx", "1.20.0", "1.20.0"),
+        ("a b", "1", None),
+        ("x", "", None),
+        ("x", "\n", None),
+    ):
+        model.producer_name, model.producer_version = name, version
+        made_by = ModelSnapshot.load(pack(model, X, name="m", out=tmp_path)).manifest.made_by
+        assert made_by.get(f"converter.{name}") == due
+        assert made_by["onnx"] == onnx.__version__
+
+
 def test_chains_of_categories_become_sets() -> None:
     tree = ("split", 0, (1.0, 3.0, 7.0), "in", False, ("leaf", 1.0, 2.0), ("leaf", -1.0, 5.0))
     chain = {
@@ -180,6 +194,9 @@ ZIPPED = {"classlabels_int64s": [0, 1]}
         (with_tail(helper.make_node("Mul", ["margin", "c"], ["y"], domain="x.y"), constants={"c": 1}), r"\(x\.y:Mul\)"),
         (with_head(helper.make_node("Scaler", ["input"], ["s"], domain="ai.onnx.ml"), reads="s"), r"operator 0 .*Sca"),
         (with_head(helper.make_node("Cast", ["input"], ["s"], to=TensorProto.INT64), reads="s"), r"Cast\) to INT64"),
+        (with_tail(helper.make_node("ZipMap", ["margin"], [], domain="ai.onnx.ml"),
+                   helper.make_node("Exp", ["margin"], ["y"])), r"operator 1 .*ZipMap\) has no output"),
+        (with_head(helper.make_node("Constant", [], ["k"], value=1.0), reads="input"), r"Constant\) is read with"),
         (a_regressor(post_transform="PROBIT"), "post_transform PROBIT is not supported"),
         (a_regressor(aggregate_function="MAX"), "aggregate_function MAX is not supported: only sums and averages"),
         (a_regressor(surprise=1), "attribute 'surprise' of the tree ensemble is not supported"),
