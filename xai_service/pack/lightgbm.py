@@ -80,7 +80,8 @@ def read(model: Any, *, raw_score: bool = False) -> NativeModel:
         converted = treelite.frontend.from_lightgbm(lightgbm.Booster(model_str=text))
     except treelite.TreeliteError as error:
         raise PackRefused(f"the model is damaged, it cannot be read: {error}") from error
-    forest = read_treelite(converted, "data_count", thresholds=_flushed)
+    # The first trees hold the mean of the targets, beside which their own differences may be small.
+    forest = read_treelite(converted, "data_count", thresholds=_flushed, share_with_base=True)
     n_features = booster.num_feature()
     check_forest(forest.trees, n_features, len(forest.base))
     names = booster.feature_name()
