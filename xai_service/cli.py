@@ -229,7 +229,7 @@ def _setting_options(command: Callable[..., None]) -> Callable[..., None]:
 class _Formatter(logging.Formatter):
     """In UTC."""
 
-    converter = time.gmtime
+    converter = time.gmtime  # type: ignore[assignment]  # which typeshed has with no argument
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (logging's name)
         from xai_service.console.messages import as_message
