@@ -57,6 +57,12 @@ class RowsPlan::Compiler {
                           ? value_[node]
                           : r * mean_[nodes_[node].left] + (1 - r) * mean_[nodes_[node].right];
       }
+      // What all leaves share is in the base value, too. Left here, differences of leaves would drown in its float32.
+      const double shared = mean_[root];
+      for (std::uint32_t node = root; node < end; ++node) {
+        value_[node] -= shared;
+        mean_[node] -= shared;
+      }
       const auto first = static_cast<std::uint32_t>(plan_.splits_.size());
       const std::uint32_t split = add_split(root);
       plan_.trees_.push_back({split, static_cast<std::uint32_t>(plan_.splits_.size()) - first, output, rule_});

@@ -42,6 +42,20 @@ def test_kernel_reference_and_brute_force_agree(trees, row, players):
         assert base == pytest.approx(oracles.base_value(trees, N), abs=1e-9 * scale(trees))
 
 
+@settings(max_examples=100, deadline=None)
+@given(trees=forest_strategy, row=forests.rows(N))
+def test_what_all_leaves_share_costs_no_digits(trees, row):
+    """A LightGBM regression's first tree holds the mean of the targets, which may be large beside their differences."""
+
+    def shifted(tree):
+        return ("leaf", 2.0**20 + tree[1], tree[2]) if tree[0] == "leaf" else (*tree[:5], *map(shifted, tree[5:]))
+
+    exact = oracles.reference(trees, row)
+    for kernel, (_, tolerance) in KERNELS.items():
+        phi, _ = explain([shifted(tree) for tree in trees], row[None], kernel)
+        np.testing.assert_allclose(phi[0], exact, rtol=0, atol=max(tolerance, 1e-8) * scale(trees), err_msg=kernel)
+
+
 @settings(max_examples=150, deadline=None)
 @given(trees=forest_strategy, row=forests.rows(N))
 def test_attributions_add_to_the_margin_and_unused_features_get_none(trees, row):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import uuid
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from xai_service.console.model_card import LIBRARIES, model_card
 from xai_service.model.manifest import MANIFEST_FILE, MODEL_FILE
@@ -157,7 +158,7 @@ def _library(name: str, version: str) -> dict[str, Any]:
         "bom-ref": f"pypi:{name}@{version}",
         "name": name,
         "version": version,
-        "purl": f"pkg:pypi/{name.lower().replace('_', '-')}@{version}",
+        "purl": f"pkg:pypi/{name.lower().replace('_', '-')}@{quote(version, safe='')}",
     }
 
 

@@ -469,6 +469,11 @@ def _parity(value: Any) -> Parity:
     for key, size in sizes.items():
         if size < 0:
             _wrong(f"parity.{key}", f"must not be negative, is {size:g}")
+    # What packing refuses to write; a model card would call it proven.
+    if counts["splits_tested"] > counts["splits_total"]:
+        _wrong("parity.splits_tested", f"must not exceed splits_total, is {counts['splits_tested']}")
+    if sizes["max_margin_difference"] > sizes["tolerance"]:
+        _wrong("parity.max_margin_difference", f"must not exceed the tolerance, is {sizes['max_margin_difference']:g}")
     return Parity(**cast("dict[str, Any]", counts | sizes), attribution_reference=reference)
 
 

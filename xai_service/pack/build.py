@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -36,7 +38,7 @@ from xai_service.pack.provenance import digest_rows, find_out, prove_monotonicit
 from xai_service.pack.publish import destination, publish
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from xai_service.keys import PrivateKey
     from xai_service.pack.card import Features, Statements
@@ -110,6 +112,8 @@ def pack(
         PackRefused: the model or an argument is not supported, or the conversion is not proven; nothing was written.
     """
     tell = progress or (lambda _stage, _share: None)
+    _check_kinds(out=out, raw_score=raw_score, key=key)
+    feature_names, classes = _names("feature_names", feature_names), _names("classes", classes)
     path = destination(Path(out), name, version)
     tell("read", 0.0)
     native, values, columns = _read(model, X, raw_score=raw_score)
@@ -195,6 +199,25 @@ def _read(model: Any, X: Any, *, raw_score: bool) -> tuple[NativeModel, Float32A
         return native, values, None  # the pipeline chose its columns by name
     native = readers.read(model, raw_score=raw_score)
     return native, *rows.read_rows(X, native.categorical, native.categories)
+
+
+def _check_kinds(*, out: Any, raw_score: Any, key: Any) -> None:
+    """Refuses what would be taken for something else, or found out about only once the proof is done."""
+    if not isinstance(out, (str, Path)):
+        raise PackRefused(f"out: must be the path of a model repository, is a {type(out).__name__}")
+    if not isinstance(raw_score, bool):
+        raise PackRefused(f"raw_score: must be True or False, is {raw_score!r}")
+    if key is not None and not hasattr(key, "sign"):
+        raise PackRefused(f"key: must be a PrivateKey, as PrivateKey.load(path) returns it, is a {type(key).__name__}")
+
+
+def _names(what: str, given: Any) -> tuple[str, ...] | None:
+    """Returns names in the order given. A string, whose letters they would be, has none, and neither has a set."""
+    if given is None:
+        return None
+    if isinstance(given, (str, bytes, AbstractSet, Mapping)) or not isinstance(given, Iterable):
+        raise PackRefused(f"{what}: must be a sequence of names, in order, is a {type(given).__name__}")
+    return tuple(given)
 
 
 def _classes(native: NativeModel, given: Sequence[str] | None) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ import numpy as np
 from xai_service.errors import PackRefused
 from xai_service.pack.catboost_file import load, survives
 from xai_service.pack.forest import check_forest
-from xai_service.pack.native import NativeModel
+from xai_service.pack.native import NativeModel, scalars
 from xai_service.pack.plain_trees import PlainTree, packed_trees
 
 if TYPE_CHECKING:
@@ -131,6 +131,7 @@ def read(model: Any, *, raw_score: bool = False) -> NativeModel:
         class_names=_class_names(model, task, len(base)),
         contributions=_contributions(copy) if explains else None,
         contributions_by="catboost ShapValues" if explains else None,
+        hyper_parameters=scalars(model.get_all_params()),
     )
 
 

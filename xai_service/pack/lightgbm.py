@@ -17,7 +17,7 @@ import treelite
 from xai_service.errors import PackRefused
 from xai_service.pack.forest import check_forest
 from xai_service.pack.lightgbm_file import DamagedFile, read_text
-from xai_service.pack.native import NativeModel
+from xai_service.pack.native import NativeModel, scalars
 from xai_service.pack.treelite_trees import read_treelite
 
 if TYPE_CHECKING:
@@ -80,7 +80,8 @@ def read(model: Any, *, raw_score: bool = False) -> NativeModel:
         converted = treelite.frontend.from_lightgbm(lightgbm.Booster(model_str=text))
     except treelite.TreeliteError as error:
         raise PackRefused(f"the model is damaged, it cannot be read: {error}") from error
-    forest = read_treelite(converted, "data_count", thresholds=_flushed, compares_float64=True)
+    # The first trees hold the mean of the targets, beside which their own differences may be small.
+    forest = read_treelite(converted, "data_count", thresholds=_flushed, compares_float64=True, share_with_base=True)
     n_features = booster.num_feature()
     check_forest(forest.trees, n_features, len(forest.base))
     names = booster.feature_name()
@@ -103,6 +104,7 @@ def read(model: Any, *, raw_score: bool = False) -> NativeModel:
         categories=_categories(booster, categorical),
         contributions=_contributions(booster, rounds, divisor),
         contributions_by="lightgbm pred_contrib",
+        hyper_parameters=scalars(booster.params),
     )
 
 

@@ -22,7 +22,7 @@ def destination(repository: Path, name: str, version: str | None) -> Path:
         PackRefused: not a name or version, or the version exists already.
     """
     for what, text in (("name", name), ("version", version)):
-        if text is not None and not (isinstance(text, str) and is_name(text)):
+        if not (isinstance(text, str) and is_name(text)) and not (what == "version" and text is None):
             raise PackRefused(
                 f"{what} {text!r} must be letters, digits, '.', '_' and '-', begin with a letter or digit, and have at "
                 "most 128 characters"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,18 +34,7 @@ def read_rows(
     Raises:
         PackRefused: not numbers, not two-dimensional, empty, sparse, of unknown categories or infinite.
     """
-    names = None
-    if hasattr(X, "columns") and hasattr(X, "dtypes") and hasattr(X, "to_numpy"):
-        if all(isinstance(column, str) for column in X.columns):
-            names = tuple(X.columns)
-        values = _frame_values(X, categories or {})
-    elif hasattr(X, "tocsr"):
-        raise PackRefused("X is sparse: libraries disagree whether an absent entry is 0 or missing; pass dense rows")
-    else:
-        try:
-            values = np.asarray(X)
-        except ValueError as error:
-            raise PackRefused(f"X is not an array of numbers: {error}") from error
+    values, names = _values(X, categories or {})
     if values.dtype.kind not in "fiub":
         raise PackRefused(f"X holds {values.dtype}, not numbers: encode it as the model was trained")
     if values.ndim != 2 or 0 in values.shape:
@@ -66,6 +56,28 @@ def read_rows(
                 "is categorical: its codes are whole numbers"
             )
     return rows, names
+
+
+def _values(X: Any, categories: Mapping[int, tuple[Any, ...]]) -> tuple[NDArray[Any], tuple[str, ...] | None]:
+    """Returns what ``X`` holds, as it holds it, and its columns' names."""
+    names = None
+    if hasattr(X, "columns") and hasattr(X, "dtypes") and hasattr(X, "to_numpy"):
+        repeated = [column for column, count in Counter(X.columns).items() if count > 1]
+        if repeated:
+            raise PackRefused(f"X has more than one column {repeated[0]!r}: name each of its own")
+        if all(isinstance(column, str) for column in X.columns):
+            names = tuple(X.columns)
+        values = _frame_values(X, categories)
+    elif isinstance(X, np.ma.MaskedArray):
+        raise PackRefused("X is a masked array, and what is masked would be taken as it is: pass NaN in its place")
+    elif hasattr(X, "tocsr"):
+        raise PackRefused("X is sparse: libraries disagree whether an absent entry is 0 or missing; pass dense rows")
+    else:
+        try:
+            values = np.asarray(X)
+        except ValueError as error:
+            raise PackRefused(f"X is not an array of numbers: {error}") from error
+    return values, names
 
 
 def _frame_values(X: Any, categories: Mapping[int, tuple[Any, ...]]) -> NDArray[Any]:
@@ -98,7 +110,10 @@ def _frame_values(X: Any, categories: Mapping[int, tuple[Any, ...]]) -> NDArray[
 
 def _codes(values: list[Any], missing: list[bool], categories: tuple[Any, ...], column: str) -> list[float]:
     codes: dict[Any, float] = {category: float(code) for code, category in enumerate(categories)}
-    found = [math.nan if gap else codes.get(value, -1.0) for value, gap in zip(values, missing, strict=True)]
+    try:
+        found = [math.nan if gap else codes.get(value, -1.0) for value, gap in zip(values, missing, strict=True)]
+    except TypeError as error:  # of a list, say
+        raise PackRefused(f"column {column!r} holds what can be no category: {error}") from error
     if -1.0 in found:
         row = found.index(-1.0)
         raise PackRefused(
@@ -126,8 +141,6 @@ def name_features(
         wrong = next((pair for pair in zip(columns, expected, strict=False) if pair[0] != pair[1]), None)
         detail = f"{wrong[0]!r} stands where {wrong[1]!r} is due" if wrong else f"{len(columns)} for {len(expected)}"
         raise PackRefused(f"the columns of X are not {source}: {detail}")
-    if isinstance(given, str):
-        raise PackRefused("feature_names must be a sequence of names, not one string")
     names = next((tuple(n) for n in (given, model, columns) if n is not None), None)
     if names is None:
         names = tuple(f"f{i}" for i in range(n_features))

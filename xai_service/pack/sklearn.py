@@ -25,6 +25,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from xai_service.errors import PackRefused
 from xai_service.pack.forest import check_forest
+from xai_service.pack.native import scalars
 from xai_service.pack.sklearn_boosting import read_boosting
 from xai_service.pack.sklearn_forests import read_forest, read_isolation_forest
 from xai_service.pack.sklearn_histograms import read_histogram_boosting
@@ -85,7 +86,7 @@ def read(model: Any, *, raw_score: bool = False) -> NativeModel:
         check_is_fitted(model)
     except NotFittedError as error:
         raise PackRefused(f"the model is not fitted: {error}") from error
-    native = reader(model)
+    native = dataclasses.replace(reader(model), hyper_parameters=scalars(model.get_params(deep=False)))
     check_forest(native.trees, native.n_features, native.n_outputs)
     return _of_margin(native) if raw_score else native
 

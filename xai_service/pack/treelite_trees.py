@@ -49,6 +49,7 @@ def read_treelite(
     *,
     thresholds: Callable[[Float64Array], Float64Array] | None = None,
     compares_float64: bool = False,
+    share_with_base: bool = False,
 ) -> TreeliteForest:
     """Returns the trees and base scores of ``model``, a ``treelite.Model``.
 
@@ -61,6 +62,8 @@ def read_treelite(
         thresholds: changes the float64 thresholds of ``<=`` splits before they are rounded, where the library looks at
             other values than it is given.
         compares_float64: whether the library compares float64 values as they are, rather than rounded to float32.
+        share_with_base: of leaves that lie farther from 0 than from each other, move what they share to the base score.
+            Float32 would hold their differences badly. For libraries whose leaves are float64.
 
     Raises:
         PackRefused: a split, leaf or cover of a kind that cannot be carried; says where.
@@ -75,16 +78,18 @@ def read_treelite(
     divisors = np.ones(n_outputs)
     if header.get_field("average_tree_output")[0]:
         divisors = np.bincount(np.concatenate(outputs), minlength=n_outputs).astype(np.float64)
-    trees = tuple(
-        _read_tree(model.get_tree_accessor(t), t, added_to, divisors[added_to], _COVER_FIELDS[cover], thresholds)
-        for t, added_to in enumerate(outputs)
-    )
-    if not compares_float64:
-        trees = tuple(replace(tree, exact=None) for tree in trees)
-    base = header.get_field("base_scores")
+    base = header.get_field("base_scores").astype(np.float64)
     if base.shape != (n_outputs,):
         raise PackRefused(f"the model has {base.size} base scores for {n_outputs} outputs")
-    return TreeliteForest(trees, base.astype(np.float32).astype(np.float64))
+    trees = []
+    for t, added_to in enumerate(outputs):
+        accessor = model.get_tree_accessor(t)
+        leaf = _leaves(accessor, len(added_to), divisors[added_to], t)
+        shared = _shared(leaf[_is_leaf(accessor)]) if share_with_base else np.zeros(len(added_to))
+        base[added_to] += shared
+        tree = _read_tree(accessor, t, added_to, leaf - shared, _COVER_FIELDS[cover], thresholds)
+        trees.append(tree if compares_float64 else replace(tree, exact=None))
+    return TreeliteForest(tuple(trees), base.astype(np.float32).astype(np.float64))
 
 
 def _outputs(target: int, label: int, n_targets: int, n_classes: int) -> Int64Array:
@@ -98,7 +103,7 @@ def _read_tree(
     accessor: Any,
     tree: int,
     outputs: Int64Array,
-    divisors: Float64Array,
+    leaf: Float64Array,
     cover_field: str,
     thresholds: Callable[[Float64Array], Float64Array] | None,
 ) -> Tree:
@@ -126,6 +131,8 @@ def _read_tree(
     threshold = np.where(numeric, values("threshold").astype(np.float64), 0.0)
     if thresholds is not None:
         threshold = np.where(inclusive, thresholds(threshold), threshold)
+    with np.errstate(over="ignore"):  # to infinity, which is refused with the leaf's place
+        rounded = np.where(split[:, None], 0.0, leaf[order]).astype(np.float32)
     return Tree(
         left=np.where(exchanged, right, left),
         right=np.where(exchanged, left, right),
@@ -134,7 +141,7 @@ def _read_tree(
         threshold=round_thresholds(threshold, inclusive),
         inclusive=inclusive,
         missing_left=split & ((values("default_left") != 0) ^ exchanged),
-        leaf=_leaves(accessor, order, split, outputs, divisors, tree),
+        leaf=rounded,
         outputs=outputs,
         cover=_covers(accessor, order, cover_field, tree),
         set_begin=set_begin,
@@ -159,22 +166,33 @@ def _sets(
     return set_begin, accessor.get_field("category_list")[places].astype(np.float32)
 
 
-def _leaves(
-    accessor: Any, order: Int64Array, split: NDArray[np.bool_], outputs: Int64Array, divisors: Float64Array, tree: int
-) -> NDArray[np.float32]:
-    leaf = np.zeros((len(order), len(outputs)))
+def _is_leaf(accessor: Any) -> NDArray[np.bool_]:
+    return np.asarray(accessor.get_field("cleft") < 0)
+
+
+def _leaves(accessor: Any, n_outputs: int, divisors: Float64Array, tree: int) -> Float64Array:
+    """Returns what each node adds to the outputs, (nodes, outputs); 0 in splits."""
+    is_leaf = _is_leaf(accessor)
+    leaf = np.zeros((len(is_leaf), n_outputs))
     vector = accessor.get_field("leaf_vector")
     if vector.size:
-        begin, end = (accessor.get_field(f"leaf_vector_{name}")[order].astype(np.int64) for name in ("begin", "end"))
-        if ((end - begin)[~split] != len(outputs)).any():
-            raise PackRefused(f"tree {tree} has leaves of another number of values than the {len(outputs)} outputs")
-        leaf[~split] = vector[begin[~split][:, None] + np.arange(len(outputs))]
-    elif len(outputs) != 1:
-        raise PackRefused(f"tree {tree} has leaves of one value for {len(outputs)} outputs")
+        begin, end = (accessor.get_field(f"leaf_vector_{name}").astype(np.int64) for name in ("begin", "end"))
+        if ((end - begin)[is_leaf] != n_outputs).any():
+            raise PackRefused(f"tree {tree} has leaves of another number of values than the {n_outputs} outputs")
+        leaf[is_leaf] = vector[begin[is_leaf][:, None] + np.arange(n_outputs)]
+    elif n_outputs != 1:
+        raise PackRefused(f"tree {tree} has leaves of one value for {n_outputs} outputs")
     else:
-        leaf[~split, 0] = accessor.get_field("leaf_value")[order][~split]
-    with np.errstate(over="ignore"):  # to infinity, which is refused with the leaf's place
-        return (leaf / divisors).astype(np.float32)
+        leaf[is_leaf, 0] = accessor.get_field("leaf_value")[is_leaf]
+    return leaf / divisors
+
+
+def _shared(leaf: Float64Array) -> Float64Array:
+    """Returns, for each output, a float32 amid the leaves (leaves, outputs) that lie far from 0, else 0."""
+    low, high = leaf.min(axis=0), leaf.max(axis=0)
+    middle = low + (high - low) / 2
+    with np.errstate(over="ignore"):  # to infinity, as the leaves themselves would
+        return np.where(np.abs(middle) > high - low, middle.astype(np.float32), 0.0)
 
 
 def _covers(accessor: Any, order: Int64Array, field: str, tree: int) -> Float64Array:

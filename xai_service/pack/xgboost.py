@@ -69,7 +69,10 @@ def read(model: Any, *, raw_score: bool = False) -> NativeModel:
         PackRefused: not a readable XGBoost model, or one whose objective or settings are not supported; says which.
     """
     booster = _booster(model, raw_score=raw_score)
-    learner = json.loads(booster.save_config())["learner"]
+    try:
+        learner = json.loads(booster.save_config())["learner"]
+    except xgboost.core.XGBoostError as error:
+        raise PackRefused("the model was not trained, or it is damaged: it has no features") from error
     if learner["gradient_booster"]["name"] not in ("gbtree", "dart"):
         raise PackRefused(
             f"booster {learner['gradient_booster']['name']} is not supported, only gbtree and dart are: it has no trees"

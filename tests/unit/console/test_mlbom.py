@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,12 @@ def properties(component: dict[str, Any]) -> dict[str, str]:
 @pytest.mark.parametrize("kind", ["stated", "unstated", "hostile"])
 def test_it_is_valid(kind: str, request: pytest.FixtureRequest) -> None:
     valid(request.getfixturevalue(kind))
+
+
+def test_a_version_stays_a_version_in_a_package_url(unstated: Manifest) -> None:
+    document = valid(dataclasses.replace(unstated, made_by={"xgboost": "3.2+cpu?repository_url=evil#x"}))
+    urls = [part["purl"] for part in document["components"] if part["type"] == "library"]
+    assert urls == ["pkg:pypi/xgboost@3.2%2Bcpu%3Frepository_url%3Devil%23x"]
 
 
 def test_the_judge_can_refuse(stated: Manifest) -> None:

@@ -65,7 +65,9 @@ shared = {
     "files": st.builds(FileDigest, st.from_regex(r"[0-9a-f]{64}", fullmatch=True), st.integers(0, 1 << 30)).map(
         lambda digest: {"model.onnx": digest}
     ),
-    "parity": st.builds(Parity, *[counts] * 5, *[sizes] * 3, *[counts] * 2, st.none() | texts, sizes, counts, sizes),
+    "parity": st.builds(
+        Parity, *[counts] * 5, *[sizes] * 3, *[counts] * 2, st.none() | texts, sizes, counts, sizes
+    ).filter(lambda one: one.splits_tested <= one.splits_total and one.max_margin_difference <= one.tolerance),
     "made_by": st.dictionaries(names, texts, max_size=4),
 }
 classifiers = st.lists(texts, min_size=2, max_size=2, unique=True).flatmap(
@@ -255,6 +257,8 @@ PARITY = document()["parity"]
         ({"parity": {**PARITY, "splits_total": 1 << 53}}, "parity.splits_total: "),
         ({"parity": {**PARITY, "attribution_reference": 1}}, "parity.attribution_reference: must be a string"),
         ({"parity": {**PARITY, "tolerance": -1}}, "parity.tolerance: must not be negative"),
+        ({"parity": {**PARITY, "splits_tested": 12}}, "parity.splits_tested: must not exceed splits_total, is 12"),
+        ({"parity": {**PARITY, "tolerance": 1e-6}}, "parity.max_margin_difference: must not exceed the tolerance"),
         ({"made_by": {"a b": "1"}}, "made_by: "),
         ({"made_by": {"a": 1}}, "made_by.a: must be a string"),
         ({"made_by": {f"tool{i}": "1" for i in range(65)}}, "made_by: has 65 entries"),

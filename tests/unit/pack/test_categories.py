@@ -161,3 +161,5 @@ def test_a_data_frame_gets_the_models_codes_not_its_own(of_frame: Any, tmp_path:
         pack(case.model, case.X.assign(region="the moon"), name="m", out=tmp_path)
     with pytest.raises(PackRefused, match=r"column 'region' holds float.*give it the dtype category"):
         pack(case.model, case.X.assign(region=1.0), name="m", out=tmp_path)
+    with pytest.raises(PackRefused, match=r"column 'region' holds what can be no category: unhashable"):
+        pack(case.model, case.X.assign(region=[["region 1"]] * len(case.X)), name="m", out=tmp_path)

@@ -14,6 +14,7 @@ from tests.matrix import lightgbm_models
 from tests.matrix.data import people
 from xai_service.errors import PackRefused
 from xai_service.pack import pack, readers
+from xai_service.pack.native import scalars
 
 
 class OwnClassifier(xgboost.XGBClassifier):
@@ -100,3 +101,16 @@ def test_linear_trees_in_a_file(tmp_path: Path) -> None:
     lightgbm_models.trained("log wage", objective="regression", linear_tree=True)().model.save_model(path)
     with pytest.raises(PackRefused, match="linear_tree is not supported"):
         readers.read(path)
+
+
+def test_settings_of_training_that_a_card_can_tell() -> None:
+    given = {
+        "depth": 3,
+        "rate": 0.1,
+        "fast": True,
+        "kind": "hist",
+        "seed": None,
+        "bins": [1, 2],
+        "missing": float("nan"),
+    }
+    assert scalars(given) == {"depth": 3, "rate": 0.1, "fast": True, "kind": "hist", "seed": None}

@@ -69,6 +69,7 @@ def test_scikit_learn_settings(X: Float32Array, signal: Float64Array, tmp_path: 
 
 
 def test_things_that_are_no_model(X: Float32Array, booster: xgboost.Booster, tmp_path: Path) -> None:
+    refused(xgboost.Booster(), X, tmp_path, "the model was not trained")
     (tmp_path / "broken.json").write_text('{"learner": 1}')
     refused(tmp_path / "broken.json", X, tmp_path, r"broken\.json: XGBoost cannot read it")
     refused(tmp_path / "absent.ubj", X, tmp_path, r"absent\.ubj: there is no such file")
@@ -160,6 +161,7 @@ def test_trees_that_cannot_be_carried(
         ([["a", "b", "c", "d", "e"]], "not numbers"),
         ([[1, 2, 3, 4, None]], "X holds object, not numbers"),
         ([[1, 2], [3]], "not an array of numbers"),
+        (np.ma.masked_greater(np.ones((2, 5)), 2), "X is a masked array.* pass NaN"),
         ([[1, 2, 3, np.inf, 5]], r"X\[0, 3\] is inf, infinite as float32"),
         ([[1, 2, 3, 4, 5], [1, -1e39, 3, 4, 5]], r"X\[1, 1\] is -1e\+39, infinite as float32"),
     ],
@@ -179,6 +181,7 @@ def test_data_frames_and_sparse_rows(booster: xgboost.Booster, tmp_path: Path) -
     )
     refused(booster, frame.assign(b=["x", "y"]), tmp_path, "column 'b' holds")
     refused(booster, sparse.csr_matrix(np.ones((2, 5))), tmp_path, "sparse")
+    refused(booster, frame.set_axis(list("abcda"), axis=1), tmp_path, "^X has more than one column 'a'")
     refused(booster, frame, tmp_path, "'a' stands where 'z' is due", feature_names=list("zbcde"))
 
 
@@ -190,6 +193,13 @@ def test_data_frames_and_sparse_rows(booster: xgboost.Booster, tmp_path: Path) -
         ({"feature_names": ["a", "b", "c", "d", 5]}, r"features\[4\]\.name"),
         ({"feature_names": ["a", "b"]}, "2 feature names for 5 features"),
         ({"feature_names": "abcde"}, "sequence of names"),
+        ({"feature_names": set("abcde")}, "^feature_names: must be a sequence of names, in order, is a set"),
+        ({"feature_names": 5}, "^feature_names: must be a sequence of names, in order, is a int"),
+        ({"classes": "ny"}, "^classes: must be a sequence of names, in order, is a str"),
+        ({"classes": 5}, "^classes: must be a sequence of names"),
+        ({"raw_score": "no"}, "^raw_score: must be True or False, is 'no'"),
+        ({"key": "a.key"}, r"^key: must be a PrivateKey, as PrivateKey\.load\(path\) returns it, is a str"),
+        ({"name": None}, "^name None"),
         ({"classes": ["only"]}, "classes"),
         ({"classes": ["same", "same"]}, r"classes\[1\]"),
         ({"threshold": 0.0}, "threshold"),
@@ -214,6 +224,11 @@ def test_data_frames_and_sparse_rows(booster: xgboost.Booster, tmp_path: Path) -
 )
 def test_arguments(options: Any, match: str, X: Float32Array, booster: xgboost.Booster, tmp_path: Path) -> None:
     refused(booster, X, tmp_path, match, **options)
+
+
+def test_no_repository(X: Float32Array, booster: xgboost.Booster) -> None:
+    with pytest.raises(PackRefused, match="out: must be the path of a model repository, is a NoneType"):
+        pack(booster, X, name="m", out=None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
