@@ -101,7 +101,7 @@ def read(model: Any, *, raw_score: bool = False) -> NativeModel:
         predict=_predictor(booster, rounds, divisor, raw_score=raw_score),
         class_names=_class_names(model) if task.endswith("classification") else None,
         categorical=frozenset(categorical),
-        categories=_categories(booster, categorical),
+        categories=_categories(booster, header, categorical),
         contributions=_contributions(booster, rounds, divisor),
         contributions_by="lightgbm pred_contrib",
         hyper_parameters=scalars(booster.params),
@@ -201,10 +201,19 @@ def _categorical(header: dict[str, str]) -> list[int]:
     return [column for column, info in enumerate(infos) if info != "none" and not info.startswith("[")]
 
 
-def _categories(booster: lightgbm.Booster, categorical: list[int]) -> dict[int, tuple[Any, ...]]:
-    """Returns the values that a DataFrame held in training, by column, where LightGBM's list tells which is which."""
+def _categories(booster: lightgbm.Booster, header: dict[str, str], columns: list[int]) -> dict[int, tuple[Any, ...]]:
+    """Returns the values that a DataFrame held in training, by column, where LightGBM's list tells which is which.
+
+    The list has no names, and is of all columns of the dtype category, ordered ones among them, which LightGBM takes
+    for numbers: of other columns than the categorical ones, maybe, if just as many.
+    """
     known = booster.pandas_categorical or []
-    return dict(zip(categorical, map(tuple, known), strict=True)) if len(known) == len(categorical) else {}
+    infos = header.get("feature_infos", "").split(" ")
+    if len(known) != len(columns):
+        return {}
+    found = {column: tuple(values) for column, values in zip(columns, known, strict=True)}
+    fits = all(max(map(int, infos[column].split(":"))) < len(values) for column, values in found.items())
+    return found if fits else {}
 
 
 def _class_names(model: Any) -> tuple[str, ...] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+import lightgbm
 import numpy as np
 import pytest
 
@@ -140,6 +141,22 @@ def test_the_manifest_tells_codes_from_numbers(tmp_path: Path) -> None:
     manifest = Bundle.load(pack(bare.model, people().rows, name="codes", out=tmp_path)).manifest
     assert manifest.features[REGION].kind == "categorical"
     assert manifest.features[REGION].categories == ()
+
+
+def test_categories_of_another_column_name_no_codes(tmp_path: Path) -> None:
+    """LightGBM lists an ordered column's categories, which it takes for numbers, and not those of a column of codes."""
+    pandas = pytest.importorskip("pandas")
+    rng = np.random.default_rng(0)
+    grade = pandas.Categorical(rng.choice(list("LMH"), 500), categories=list("LMH"), ordered=True)
+    frame = pandas.DataFrame({"grade": grade, "shop": rng.integers(0, 5, 500), "x": rng.normal(size=500)})
+    data = lightgbm.Dataset(frame, frame["x"] + (frame["shop"] == 3) + grade.codes, categorical_feature=["shop"])
+    booster = lightgbm.train({"verbosity": -1, "min_data_per_group": 5, "cat_smooth": 1}, data, 5)
+    assert booster.pandas_categorical == [["L", "M", "H"]]
+    rows = frame.assign(grade=grade.codes).to_numpy(float)
+    manifest = Bundle.load(pack(booster, rows, name="m", out=tmp_path)).manifest
+    assert [(one.kind, one.categories) for one in manifest.features] == [
+        ("numeric", ()), ("categorical", ()), ("numeric", ())
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("of_frame", [xgboost_models.of_frame, lightgbm_models.of_frame])
