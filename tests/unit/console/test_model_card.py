@@ -173,8 +173,8 @@ def test_a_pipeline_is_told_with_its_model_and_its_strings(stated: Manifest) -> 
     )
     provenance = dataclasses.replace(stated.provenance, features={})
     made_by = {"xgboost": "3.2.0", "scikit-learn": "1.9.1"}
-    card = model_card(dataclasses.replace(stated, features=features, provenance=provenance, made_by=made_by))
-    text = repr(card)
+    manifest = dataclasses.replace(stated, features=features, provenance=provenance, made_by=made_by)
+    text = repr(model_card(manifest, "ab" * 32))
     assert "answers as XGBoost 3.2.0 does behind the steps of a scikit-learn 1.9.1 pipeline. Both were asked" in text
     assert "'string', '2 known strings, and others'" in text
     assert "'numeric', '1 to 2, of 2 known values'" in text
