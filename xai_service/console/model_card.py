@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 NOT_STATED = "not stated"
 _NOT_CHECKED = "not checked"
-LIBRARIES = {"catboost": "CatBoost", "lightgbm": "LightGBM", "scikit-learn": "scikit-learn", "xgboost": "XGBoost"}
-"""Libraries that train models, by their names in ``made_by``."""
+LIBRARIES = {"catboost": "CatBoost", "lightgbm": "LightGBM", "xgboost": "XGBoost", "scikit-learn": "scikit-learn"}
+"""Libraries that train models, by their names in ``made_by``; of a pipeline, scikit-learn and the model's own."""
 
 # What a link is applied to is the margin; what it gives is called a probability of classifiers.
 _LINKS = {
@@ -263,10 +263,12 @@ def _quality(manifest: Manifest) -> Section:
 
 def _proof(manifest: Manifest) -> Section:
     parity = manifest.parity
-    native = next((name for name in LIBRARIES if name in manifest.made_by), None)
-    library = f"{LIBRARIES[native]} {manifest.made_by[native]}" if native else "the library that trained it"
+    trained = [f"{name} {manifest.made_by[key]}" for key, name in LIBRARIES.items() if key in manifest.made_by]
+    library = f"{trained[0]} does" if trained else "the library that trained it does"
+    if len(trained) > 1:
+        library = f"{trained[0]} does behind the steps of a {trained[1]} pipeline"
     text = (
-        f"The file that is served answers as {library} does. Both were asked for {_count(parity.caller_rows, 'row')} "
+        f"The file that is served answers as {library}. Both were asked for {_count(parity.caller_rows, 'row')} "
         f"given when packing, {_count(parity.missing_rows, 'row')} with missing values and "
         f"{_count(parity.threshold_rows, 'row')} on or just beside the thresholds of "
         f"{_splits(manifest)} in its trees."

@@ -194,22 +194,27 @@ class _Before:
 
 
 def _lookups(columns: Sequence[Derived], raw: RawFrame) -> tuple[dict[int, list[str]], dict[int, Float32Array]]:
-    """Returns, of the columns that encoders look up: of strings, the categories; of numbers, the values known."""
-    found: dict[int, set[Any]] = {i: set(strings) for i, strings in raw.strings.items()}
+    """Returns, of the columns that encoders look up: of strings, the categories; of numbers, the values known.
+
+    They are the steps' own, whatever ``X`` holds: other rows of the pipeline make a matrix of the same places.
+    """
+    found: dict[int, set[Any]] = {}
     for column in columns:
-        if column.raw in raw.strings:
-            if column.how != "lookup":
-                raise PackRefused(
-                    f"column {raw.names[column.raw]!r} holds strings and reaches the model without an encoder"
-                )
-            found[column.raw] |= {one for one in column.known if isinstance(one, str)}
-        elif column.how == "lookup":
-            if any(isinstance(one, str) for one in column.known):
-                raise PackRefused(f"column {raw.names[column.raw]!r} holds no string in X, and is encoded by strings")
-            found.setdefault(column.raw, set()).update(float(one) for one in column.known)
-    known = {}
-    for i in sorted(found.keys() - raw.strings.keys()):
-        numbers = np.array(sorted(found[i]), np.float64)
+        if column.how == "lookup":
+            found.setdefault(column.raw, set()).update(column.known)
+        elif column.raw in raw.strings:
+            raise PackRefused(
+                f"column {raw.names[column.raw]!r} holds strings and reaches the model without an encoder"
+            )
+    categories, known = {}, {}
+    for i, values in sorted(found.items()):
+        strings = sorted(one for one in values if isinstance(one, str))
+        if strings or i in raw.strings:
+            if i not in raw.strings and i not in raw.empty:
+                raise PackRefused(f"column {raw.names[i]!r} holds no string in X, and is encoded by strings")
+            categories[i] = strings
+            continue
+        numbers = np.array(sorted(map(float, values)), np.float64)
         inexact = numbers[numbers.astype(np.float32) != numbers]
         if len(inexact):
             raise PackRefused(
@@ -217,7 +222,7 @@ def _lookups(columns: Sequence[Derived], raw: RawFrame) -> tuple[dict[int, list[
                 "numbers are served: turn the column into strings"
             )
         known[i] = numbers.astype(np.float32)
-    return {i: sorted(found[i]) for i in sorted(raw.strings)}, known
+    return categories, known
 
 
 def _number_beside(values: Float32Array) -> float:

@@ -64,7 +64,7 @@ class RawFrame:
 
     Attributes:
         names: of all columns, f0, f1 … for an array.
-        strings: the columns used that hold strings, each with the strings found.
+        strings, empty: the columns used that hold strings; and those in which every value is missing.
 
     Raises:
         PackRefused: not rows, a column is missing, or holds something else than numbers or strings.
@@ -87,7 +87,10 @@ class RawFrame:
                 raise PackRefused(f"X has more than one column {twice!r}")
             self._pandas, self._series = type(X), type(columns[0])
             # Strings come in several types, which steps tell apart; of categories those unknown would be missing.
-            self._types = [object if str(one.dtype) == "category" else one.dtype for one in columns]
+            self._types = [
+                object if str(one.dtype) == "category" or getattr(one.dtype, "kind", "O") in "fiub" else one.dtype
+                for one in columns
+            ]
             self.names = tuple(names)
         else:
             array = np.asarray(X)
@@ -101,11 +104,10 @@ class RawFrame:
         self._idle = {i: column[:1] for i, column in enumerate(columns) if i not in used}
         self._values = {i: _column(columns[i], self.names[i]) for i in used}
         self._gaps = {i: _gap(values) for i, values in self._values.items()}
-        self.strings = {
-            i: {one for one in values.tolist() if isinstance(one, str)}
-            for i, values in self._values.items()
-            if values.dtype == object
-        }
+        self.strings = frozenset(i for i, values in self._values.items() if values.dtype == object)
+        self.empty = frozenset(
+            i for i, values in self._values.items() if i not in self.strings and np.isnan(values).all()
+        )
 
     def matrix(self, categories: dict[int, list[str]]) -> Float32Array:
         """Returns float32 (n, columns), C order; 0 in columns that are not used.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from xai_service.console.model_card import ModelCard, Signature, model_card
+from xai_service.model.manifest import Feature
 
 if TYPE_CHECKING:
     from xai_service.model.manifest import Manifest
@@ -162,3 +163,18 @@ def test_sections_have_keys_of_their_own(stated: Manifest) -> None:
     keys = [section.key for section in model_card(stated, SHA).sections]
     assert len(set(keys)) == len(keys)
     assert all(key.isalpha() for key in keys)
+
+
+def test_a_pipeline_is_told_with_its_model_and_its_strings(stated: Manifest) -> None:
+    features = (
+        Feature("city", True, None, None, "string", ("Bern", "Oslo"), allows_unknown=True),
+        Feature("age", False, 18.0, 99.0),
+        Feature("term", False, 1.0, 2.0, "numeric", ("1", "2"), allows_unknown=False),
+    )
+    provenance = dataclasses.replace(stated.provenance, features={})
+    made_by = {"xgboost": "3.2.0", "scikit-learn": "1.9.1"}
+    manifest = dataclasses.replace(stated, features=features, provenance=provenance, made_by=made_by)
+    text = repr(model_card(manifest, "ab" * 32))
+    assert "answers as XGBoost 3.2.0 does behind the steps of a scikit-learn 1.9.1 pipeline. Both were asked" in text
+    assert "'string', '2 known strings, and others'" in text
+    assert "'numeric', '1 to 2, of 2 known values'" in text

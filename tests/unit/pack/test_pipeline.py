@@ -172,3 +172,16 @@ def test_columns_of_a_step_are_told_by_place(people: pd.DataFrame) -> None:
     step = make_pipeline(ColumnTransformer([("two", "passthrough", ["size", "grade"])]), inner).fit(people)
     found = follow(step.steps, NAMES)
     assert [(column.raw, column.how) for column in found] == [(3, "same"), (2, "rising")]
+
+
+def test_the_places_of_categories_are_the_pipelines_own(
+    pipeline: Pipeline, people: pd.DataFrame, tmp_path: Path
+) -> None:
+    """Other rows, with cities that no step knows, some or none of those it does, make the same categories."""
+    told = []
+    for cities in (people["city"], "Aarau", "Oslo", None):
+        X = people.assign(city=cities)
+        if cities is None:
+            X["city"] = X["city"].astype(object)
+        told.append(Bundle.load(pack(pipeline, X, name="m", out=tmp_path)).manifest.features[0].categories)
+    assert told == [("Bern", "Oslo", "Rome")] * 4
