@@ -51,16 +51,20 @@ class PlainTree:
     sets: Mapping[int, Float32Array] = field(default_factory=dict)
 
 
-def packed_trees(trees: Sequence[PlainTree]) -> tuple[Tree, ...]:
+def packed_trees(trees: Sequence[PlainTree], *, compares_float64: bool = False) -> tuple[Tree, ...]:
     """Returns the trees as they are packed: float32, level by level.
+
+    Args:
+        trees: all of a model's.
+        compares_float64: whether the library compares float64 values as they are, rather than rounded to float32.
 
     Raises:
         PackRefused: a tree is malformed or too deep.
     """
-    return tuple(_packed(tree, number) for number, tree in enumerate(trees))
+    return tuple(_packed(tree, number, compares_float64=compares_float64) for number, tree in enumerate(trees))
 
 
-def _packed(tree: PlainTree, number: int) -> Tree:
+def _packed(tree: PlainTree, number: int, *, compares_float64: bool) -> Tree:
     order, parent = level_order(tree.left, tree.right, number)
     position = np.full(len(tree.left), -1, np.int64)
     position[order] = np.arange(len(order))
@@ -71,6 +75,7 @@ def _packed(tree: PlainTree, number: int) -> Tree:
     if any(codes is not None and not len(codes) for codes in sets):
         raise PackRefused(f"tree {number}: a set of categories is empty")
     numeric = split & ~is_set
+    threshold = np.where(numeric, tree.threshold[order], 0.0)
     with np.errstate(over="ignore"):  # to infinity, which is refused with the leaf's place
         leaf = np.where(split[:, None], 0.0, tree.value[order]).astype(np.float32)
     return Tree(
@@ -78,7 +83,7 @@ def _packed(tree: PlainTree, number: int) -> Tree:
         right=np.where(split, position[right], -1),
         parent=parent,
         feature=np.where(split, tree.feature[order], 0),
-        threshold=round_thresholds(np.where(numeric, tree.threshold[order], 0.0), numeric),
+        threshold=round_thresholds(threshold, numeric),
         inclusive=numeric,
         missing_left=split & tree.missing_left[order],
         leaf=leaf,
@@ -86,10 +91,13 @@ def _packed(tree: PlainTree, number: int) -> Tree:
         cover=tree.cover[order],
         set_begin=np.r_[0, np.cumsum([0 if codes is None else len(codes) for codes in sets])].astype(np.int64),
         set_value=np.concatenate([np.empty(0, np.float32), *(codes for codes in sets if codes is not None)]),
+        exact=threshold if compares_float64 else None,
     )
 
 
-def shap_contributions(trees: Sequence[PlainTree], base: Float64Array) -> Contributions | None:
+def shap_contributions(
+    trees: Sequence[PlainTree], base: Float64Array, *, compares_float64: bool = False
+) -> Contributions | None:
     """Returns what computes these trees' attributions by shap's path-dependent TreeSHAP.
 
     ``None`` where shap is not installed, or gets such trees wrong: it knows no sets.
@@ -97,6 +105,7 @@ def shap_contributions(trees: Sequence[PlainTree], base: Float64Array) -> Contri
     Args:
         trees: all of a model's.
         base: float64 (outputs,), added to their margins.
+        compares_float64: as in `packed_trees`.
     """
     if importlib.util.find_spec("shap") is None or any(tree.sets for tree in trees):
         return None
@@ -105,7 +114,10 @@ def shap_contributions(trees: Sequence[PlainTree], base: Float64Array) -> Contri
         import shap  # noqa: PLC0415 - takes seconds
 
         explainer = shap.TreeExplainer(
-            {"trees": [_for_shap(tree, len(base)) for tree in trees], "input_dtype": np.float32},
+            {
+                "trees": [_for_shap(tree, len(base)) for tree in trees],
+                "input_dtype": np.float64 if compares_float64 else np.float32,
+            },
             feature_perturbation="tree_path_dependent",
         )
         phi = np.asarray(explainer.shap_values(rows, check_additivity=False), np.float64).reshape(*rows.shape, -1)

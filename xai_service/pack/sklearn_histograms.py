@@ -64,10 +64,10 @@ def read_histogram_boosting(model: Any) -> NativeModel:
         found = quietly(model.predict, given)[:, None]
         return (np.log(found) if link == "exponential" else found), found
 
-    contributions = shap_contributions(plain, base)
+    contributions = shap_contributions(plain, base, compares_float64=True)
     return NativeModel(
         made_by={"scikit-learn": sklearn.__version__},
-        trees=packed_trees(plain),
+        trees=packed_trees(plain, compares_float64=True),
         base=base,
         task=task,
         link=link,
