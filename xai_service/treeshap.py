@@ -117,7 +117,7 @@ class TreeExplainer:
     Without a background: path-dependent TreeSHAP (Lundberg et al., Nature Machine Intelligence 2020) with the covers
     that the file carries in ``nodes_hitrates``, by quadrature (arXiv 2605.04497). With one: interventional SHAP, each
     value the mean over the background's rows; needs no covers. Values are in margin units: raw scores, before any link.
-    They are exact up to rounding: within 1e-6 of the largest of a row, float32 with float64 sums. The environment
+    They are exact up to rounding: within 1e-6 of the model's largest, float32 with float64 sums. The environment
     variable ``XAI_ISA`` forces an instruction set: ``avx512``, ``avx2`` or ``portable``.
 
     Args:

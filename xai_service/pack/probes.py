@@ -238,7 +238,8 @@ def _values_at(tree: Tree, node: int) -> tuple[Kind, list[tuple[float, str]]]:
     codes = tree.codes(node)
     if len(codes):
         inside = codes[evenly(len(codes), _CODES_FOR_EACH_SPLIT)].tolist()
-        outside = [float(code) for code in range(len(codes) + 1) if code not in codes][:1]
+        known = set(codes.tolist())
+        outside = [next(float(code) for code in range(len(codes) + 1) if code not in known)]
         return "category", [*((code, "with a code of") for code in inside), *((code, "beside") for code in outside)]
     threshold = float(tree.threshold[node])
     return "threshold", [
