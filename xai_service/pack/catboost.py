@@ -24,8 +24,9 @@ import numpy as np
 from xai_service.errors import PackRefused
 from xai_service.pack.catboost_file import load, survives
 from xai_service.pack.forest import check_forest
-from xai_service.pack.native import NativeModel, scalars
+from xai_service.pack.native import NativeModel
 from xai_service.pack.plain_trees import PlainTree, packed_trees
+from xai_service.pack.reading import bias_apart, class_names, scalars, unsupported
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,7 +71,6 @@ _REASONS: Mapping[str, str] = {
     "RMSEWithUncertainty": ": of its two outputs CatBoost explains one; train with RMSE",
     "custom": ": nothing says what the margins of a custom objective mean",
 }
-_RAW_SCORE_HINT = "or pack its raw score as a regression (raw_score=True, --raw-score)"
 _NO_COVERS = (
     "the model lacks the weights of its leaves, which explanations need, as one that went through ONNX or CoreML does; "
     "CatBoost itself fails to write it: pack the model as it was trained, or its .cbm file"
@@ -178,10 +178,7 @@ def _objective(description: Mapping[str, Any]) -> str:
 
 def _task(objective: str) -> tuple[Task, Link]:
     if objective not in _OBJECTIVES:
-        raise PackRefused(
-            f"objective {objective} is not supported{_REASONS.get(objective, '')}; supported are "
-            f"{', '.join(_OBJECTIVES)}; {_RAW_SCORE_HINT}"
-        )
+        raise unsupported(objective, _OBJECTIVES, _REASONS)
     return _OBJECTIVES[objective]
 
 
@@ -276,8 +273,9 @@ def _nested(
 
 
 def _class_names(model: Any, task: Task, n_outputs: int) -> tuple[str, ...] | None:
-    names = tuple(str(one) for one in np.asarray(model.classes_).tolist())
-    return names if task.endswith("classification") and len(names) == max(2, n_outputs) else None
+    names = class_names(model)
+    fits = names is not None and len(names) == max(2, n_outputs)
+    return names if task.endswith("classification") and fits else None
 
 
 def _predictor(model: Any, link: Link, n_outputs: int, *, raw_score: bool) -> Predict:
@@ -298,7 +296,6 @@ def _predictor(model: Any, link: Link, n_outputs: int, *, raw_score: bool) -> Pr
 def _contributions(model: Any) -> Contributions:
     def contributions(rows: Float32Array) -> tuple[Float64Array, Float64Array]:
         found = model.get_feature_importance(catboost.Pool(rows), type="ShapValues")
-        phi = np.asarray(found).reshape(len(rows), -1, rows.shape[1] + 1).transpose(0, 2, 1)
-        return phi[:, :-1], phi[0, -1]
+        return bias_apart(found, rows)
 
     return contributions

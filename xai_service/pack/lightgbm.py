@@ -17,7 +17,8 @@ import treelite
 from xai_service.errors import PackRefused
 from xai_service.pack.forest import check_forest
 from xai_service.pack.lightgbm_file import DamagedFile, read_text
-from xai_service.pack.native import NativeModel, scalars
+from xai_service.pack.native import NativeModel
+from xai_service.pack.reading import RAW_SCORE_HINT, bias_apart, class_names, scalars, unsupported
 from xai_service.pack.treelite_trees import read_treelite
 
 if TYPE_CHECKING:
@@ -50,7 +51,6 @@ _REASONS = {
     "cross_entropy_lambda": ": its link, log(1 + exp(margin)), is not among those served",
     "custom": ": nothing says what the margins of a custom objective mean",
 }
-_RAW_SCORE_HINT = "or pack its raw score as a regression (raw_score=True, --raw-score)"
 _ZERO = float(np.float32(1e-35))  # LightGBM's kZeroThreshold: what is nearer to 0 is taken for 0
 _MISSING_IS_ZERO = 1  # of a split's decision_type, bits 2 and 3
 _IS_CATEGORICAL = 1  # bit 0
@@ -99,7 +99,7 @@ def read(model: Any, *, raw_score: bool = False) -> NativeModel:
         n_features=n_features,
         feature_names=None if all(re.fullmatch(r"Column_\d+", name) for name in names) else tuple(names),
         predict=_predictor(booster, rounds, divisor, raw_score=raw_score),
-        class_names=_class_names(model) if task.endswith("classification") else None,
+        class_names=class_names(model) if task.endswith("classification") else None,
         categorical=frozenset(categorical),
         categories=_categories(booster, header, categorical),
         contributions=_contributions(booster, rounds, divisor),
@@ -138,7 +138,7 @@ def _booster(model: Any, *, raw_score: bool) -> lightgbm.Booster:
             "model of the scikit-learn interface, or the path of a .txt file is"
         )
     if callable(model.objective) and not raw_score:
-        raise PackRefused(_not_supported("custom"))
+        raise unsupported("custom", _OBJECTIVES, _REASONS)
     try:
         return model.booster_
     except Exception as error:  # scikit-learn's NotFittedError
@@ -158,20 +158,13 @@ def _objective(header: dict[str, str]) -> tuple[str, dict[str, str]]:
 
 def _task(objective: str, settings: dict[str, str]) -> tuple[Task, Link]:
     if objective not in _OBJECTIVES:
-        raise PackRefused(_not_supported(objective))
+        raise unsupported(objective, _OBJECTIVES, _REASONS)
     if "sqrt" in settings:
         raise PackRefused(
             "reg_sqrt is not supported: it predicts the margin's signed square; train on the root of the target "
-            f"yourself, {_RAW_SCORE_HINT}"
+            f"yourself, {RAW_SCORE_HINT}"
         )
     return _OBJECTIVES[objective]
-
-
-def _not_supported(objective: str) -> str:
-    return (
-        f"objective {objective} is not supported{_REASONS.get(objective, '')}; supported are {', '.join(_OBJECTIVES)}; "
-        f"{_RAW_SCORE_HINT}"
-    )
 
 
 def _refuse_settings(header: dict[str, str], text: str) -> None:
@@ -216,11 +209,6 @@ def _categories(booster: lightgbm.Booster, header: dict[str, str], columns: list
     return found if fits else {}
 
 
-def _class_names(model: Any) -> tuple[str, ...] | None:
-    classes = getattr(model, "classes_", None)
-    return None if classes is None else tuple(str(one) for one in np.asarray(classes).tolist())
-
-
 def _predictor(booster: lightgbm.Booster, rounds: int, divisor: int, *, raw_score: bool) -> Predict:
     def predict(rows: Float32Array) -> tuple[NDArray[Any], NDArray[Any]]:
         given = {"num_iteration": rounds, "validate_features": False}
@@ -235,7 +223,6 @@ def _predictor(booster: lightgbm.Booster, rounds: int, divisor: int, *, raw_scor
 def _contributions(booster: lightgbm.Booster, rounds: int, divisor: int) -> Contributions:
     def contributions(rows: Float32Array) -> tuple[Float64Array, Float64Array]:
         found = np.asarray(booster.predict(rows, pred_contrib=True, num_iteration=rounds, validate_features=False))
-        phi = found.reshape(len(rows), -1, rows.shape[1] + 1).transpose(0, 2, 1) / divisor
-        return phi[:, :-1], phi[0, -1]
+        return bias_apart(found / divisor, rows)
 
     return contributions

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -83,11 +82,3 @@ class NativeModel:
             return np.ones(len(rows), np.bool_)
         fine = [column.accepts(values) for column, values in zip(self.raw, rows.T, strict=True)]
         return np.asarray(np.all(fine, axis=0))
-
-
-def scalars(parameters: Mapping[str, Any]) -> dict[str, Scalar]:
-    """Returns those of a model's settings that are single values, finite ones, as a model card tells them."""
-    told = {
-        name: value for name, value in parameters.items() if value is None or type(value) in (bool, int, float, str)
-    }
-    return {name: value for name, value in told.items() if not isinstance(value, float) or math.isfinite(value)}

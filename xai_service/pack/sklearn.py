@@ -25,7 +25,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from xai_service.errors import PackRefused
 from xai_service.pack.forest import check_forest
-from xai_service.pack.native import scalars
+from xai_service.pack.reading import scalars
 from xai_service.pack.sklearn_boosting import read_boosting
 from xai_service.pack.sklearn_forests import read_forest, read_isolation_forest
 from xai_service.pack.sklearn_histograms import read_histogram_boosting

@@ -5,21 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import sklearn
 from sklearn.base import is_classifier
 from sklearn.dummy import DummyClassifier, DummyRegressor
-from sklearn.utils import get_tags
 
 from xai_service.errors import PackRefused
-from xai_service.pack.native import NativeModel
-from xai_service.pack.plain_trees import SHAP, packed_trees, shap_contributions
-from xai_service.pack.sklearn_calls import class_names, feature_names, quietly
+from xai_service.pack.reading import class_names
+from xai_service.pack.sklearn_calls import described, quietly
 from xai_service.pack.sklearn_forests import plain_tree
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from xai_service.model.manifest import Link, Task
+    from xai_service.pack.native import NativeModel
     from xai_service.types import Float32Array, Float64Array
 
 _RANDOM = ("stratified", "uniform")  # strategies of a DummyClassifier
@@ -47,22 +45,16 @@ def read_boosting(model: Any) -> NativeModel:
             return margin, margin
         return margin, quietly(model.predict_proba, rows)[:, -n_outputs:]
 
-    contributions = shap_contributions(plain, base)
-    return NativeModel(
-        made_by={"scikit-learn": sklearn.__version__},
-        trees=packed_trees(plain),
-        base=base,
+    return described(
+        model,
+        plain,
+        base,
         task=task,
         link=link,
         link_scale=2.0 if classifier and model.loss == "exponential" else 1.0,
         cover="weighted_count",
-        n_features=model.n_features_in_,
-        feature_names=feature_names(model),
         predict=predict,
         class_names=class_names(model) if classifier else None,
-        takes_missing=get_tags(model).input_tags.allow_nan,
-        contributions=contributions,
-        contributions_by=SHAP if contributions else None,
     )
 
 

@@ -5,10 +5,17 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+import sklearn
+from sklearn.utils import get_tags
+
+from xai_service.pack.native import NativeModel
+from xai_service.pack.plain_trees import SHAP, packed_trees, shap_contributions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+
+    from xai_service.pack.plain_trees import PlainTree
+    from xai_service.types import Float64Array
 
 
 def quietly(method: Callable[[Any], Any], rows: Any) -> Any:
@@ -27,6 +34,27 @@ def feature_names(model: Any) -> tuple[str, ...] | None:
     return None if names is None else tuple(str(name) for name in names)
 
 
-def class_names(model: Any) -> tuple[str, ...]:
-    """Returns the classes as text, in the order of the labels."""
-    return tuple(str(one) for one in np.asarray(model.classes_).tolist())
+def described(
+    model: Any, trees: Sequence[PlainTree], base: Float64Array, *, compares_float64: bool = False, **facts: Any
+) -> NativeModel:
+    """Returns the description of a fitted estimator.
+
+    Args:
+        model: the estimator.
+        trees: those whose leaves its margins are the sums of.
+        base: (outputs,), what the sums begin at.
+        compares_float64: whether it compares float64 values as they are, rather than rounded to float32.
+        facts: what it predicts, and how: other fields of `NativeModel`.
+    """
+    contributions = shap_contributions(trees, base, compares_float64=compares_float64)
+    return NativeModel(
+        made_by={"scikit-learn": sklearn.__version__},
+        trees=packed_trees(trees, compares_float64=compares_float64),
+        base=base,
+        n_features=model.n_features_in_,
+        feature_names=feature_names(model),
+        takes_missing=get_tags(model).input_tags.allow_nan,
+        contributions=contributions,
+        contributions_by=SHAP if contributions else None,
+        **facts,
+    )

@@ -23,14 +23,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import sklearn
 from sklearn.base import is_classifier
-from sklearn.utils import get_tags
 
 from xai_service.errors import PackRefused
-from xai_service.pack.native import NativeModel
-from xai_service.pack.plain_trees import SHAP, PlainTree, packed_trees, shap_contributions
-from xai_service.pack.sklearn_calls import class_names, feature_names, quietly
+from xai_service.pack.plain_trees import PlainTree
+from xai_service.pack.reading import class_names
+from xai_service.pack.sklearn_calls import described, quietly
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from xai_service.model.manifest import Task
-    from xai_service.pack.native import Predict
+    from xai_service.pack.native import NativeModel, Predict
     from xai_service.types import Float32Array, Float64Array, Int64Array
 
 _MOST_EXACT_TREES = 128
@@ -169,19 +167,13 @@ def _predictor(model: Any, task: Task) -> Predict:
 
 
 def _native(model: Any, plain: Sequence[PlainTree], base: Float64Array, task: Task, predict: Predict) -> NativeModel:
-    contributions = shap_contributions(plain, base)
-    return NativeModel(
-        made_by={"scikit-learn": sklearn.__version__},
-        trees=packed_trees(plain),
-        base=base,
+    return described(
+        model,
+        plain,
+        base,
         task=task,
         link="exponential" if not hasattr(model, "n_outputs_") else "identity",
         cover="weighted_count",
-        n_features=model.n_features_in_,
-        feature_names=feature_names(model),
         predict=predict,
         class_names=class_names(model) if task in ("binary_classification", "multiclass_classification") else None,
-        takes_missing=get_tags(model).input_tags.allow_nan,
-        contributions=contributions,
-        contributions_by=SHAP if contributions else None,
     )

@@ -13,13 +13,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import sklearn
 from sklearn.base import is_classifier
 
 from xai_service.errors import PackRefused
-from xai_service.pack.native import NativeModel
-from xai_service.pack.plain_trees import SHAP, PlainTree, packed_trees, shap_contributions
-from xai_service.pack.sklearn_calls import class_names, feature_names, quietly
+from xai_service.pack.plain_trees import PlainTree
+from xai_service.pack.reading import class_names
+from xai_service.pack.sklearn_calls import described, quietly
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from xai_service.model.manifest import Link, Task
+    from xai_service.pack.native import NativeModel
     from xai_service.types import Float32Array, Int64Array
 
 _LOSSES: Mapping[str, tuple[Task, Link]] = {
@@ -64,22 +64,18 @@ def read_histogram_boosting(model: Any) -> NativeModel:
         found = quietly(model.predict, given)[:, None]
         return (np.log(found) if link == "exponential" else found), found
 
-    contributions = shap_contributions(plain, base, compares_float64=True)
-    return NativeModel(
-        made_by={"scikit-learn": sklearn.__version__},
-        trees=packed_trees(plain, compares_float64=True),
-        base=base,
+    return described(
+        model,
+        plain,
+        base,
+        compares_float64=True,
         task=task,
         link=link,
         cover="data_count",
-        n_features=model.n_features_in_,
-        feature_names=feature_names(model),
         predict=predict,
         class_names=class_names(model) if classifier else None,
         categorical=frozenset(columns.categories),
         categories=columns.named,
-        contributions=contributions,
-        contributions_by=SHAP if contributions else None,
     )
 
 

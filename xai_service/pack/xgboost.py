@@ -16,6 +16,7 @@ from xai_service.model.links import apply_link
 from xai_service.pack import xgboost_training
 from xai_service.pack.forest import check_forest
 from xai_service.pack.native import NativeModel
+from xai_service.pack.reading import RAW_SCORE_HINT, bias_apart, class_names, unsupported
 from xai_service.pack.treelite_trees import read_treelite
 
 if TYPE_CHECKING:
@@ -52,7 +53,6 @@ _OBJECTIVES: dict[str, tuple[Task, Link]] = {
 }
 _REASONS = {"binary:hinge": ", as it predicts 0 or 1 and no probability: train with binary:logistic"}
 _MARGIN_IS_PREDICTED = ("binary:logitraw", "multi:softmax")
-_RAW_SCORE_HINT = "or pack its raw score as a regression (raw_score=True, --raw-score)"
 
 
 def read(model: Any, *, raw_score: bool = False) -> NativeModel:
@@ -104,7 +104,7 @@ def read(model: Any, *, raw_score: bool = False) -> NativeModel:
         n_features=n_features,
         feature_names=None if booster.feature_names is None else tuple(booster.feature_names),
         predict=_predictor(booster, rounds, None if raw_score else objective, link),
-        class_names=_class_names(model) if task == "multiclass_classification" else None,
+        class_names=class_names(model) if task == "multiclass_classification" else None,
         categorical=frozenset(i for i, kind in enumerate(kinds) if kind == "c"),
         categories=_categories(booster) if "c" in kinds else {},
         contributions=_contributions(booster, rounds) if explains else None,
@@ -132,10 +132,7 @@ def load(path: Path) -> xgboost.Booster:
 
 def _task(objective: str) -> tuple[Task, Link]:
     if objective not in _OBJECTIVES:
-        raise PackRefused(
-            f"objective {objective} is not supported{_REASONS.get(objective, '')}; supported are "
-            f"{', '.join(_OBJECTIVES)}; {_RAW_SCORE_HINT}"
-        )
+        raise unsupported(objective, _OBJECTIVES, _REASONS)
     return _OBJECTIVES[objective]
 
 
@@ -150,7 +147,7 @@ def _booster(model: Any, *, raw_score: bool) -> xgboost.Booster:
     if callable(model.objective) and not raw_score:
         raise PackRefused(
             f"custom objectives are not supported, as nothing says what their margins mean; supported are "
-            f"{', '.join(_OBJECTIVES)}; {_RAW_SCORE_HINT}"
+            f"{', '.join(_OBJECTIVES)}; {RAW_SCORE_HINT}"
         )
     if not (isinstance(model.missing, float) and math.isnan(model.missing)):
         raise PackRefused(
@@ -172,11 +169,6 @@ def _rounds(booster: xgboost.Booster) -> int:
     if not 1 <= rounds <= trained:
         raise PackRefused(f"the model has {trained} boosting rounds, of which {rounds} are to predict: nothing to pack")
     return rounds
-
-
-def _class_names(model: Any) -> tuple[str, ...] | None:
-    classes = getattr(model, "classes_", None)
-    return None if classes is None else tuple(str(one) for one in np.asarray(classes).tolist())
 
 
 def _categories(booster: xgboost.Booster) -> dict[int, tuple[Any, ...]]:
@@ -217,7 +209,6 @@ def _predictor(booster: xgboost.Booster, rounds: int, objective: str | None, lin
 def _contributions(booster: xgboost.Booster, rounds: int) -> Contributions:
     def contributions(rows: Float32Array) -> tuple[Float64Array, Float64Array]:
         found = booster.predict(_matrix(booster, rows), pred_contribs=True, iteration_range=(0, rounds))
-        phi = found.reshape(len(rows), -1, rows.shape[1] + 1).transpose(0, 2, 1).astype(np.float64)
-        return phi[:, :-1], phi[0, -1]
+        return bias_apart(found, rows)
 
     return contributions

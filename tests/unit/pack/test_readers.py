@@ -14,7 +14,7 @@ from tests.matrix import lightgbm_models
 from tests.matrix.data import people
 from xai_service.errors import PackRefused
 from xai_service.pack import pack, readers
-from xai_service.pack.native import scalars
+from xai_service.pack.reading import scalars
 
 
 class OwnClassifier(xgboost.XGBClassifier):
