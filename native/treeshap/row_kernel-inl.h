@@ -17,6 +17,7 @@ namespace xai::treeshap::XAI_ISA {
 namespace {
 
 static_assert(std::endian::native == std::endian::little, "bits are written as words and read in other pieces");
+static_assert(kPacked == (kLanes == kMaxLanes), "RowPlan::packed() says so of the plans that are walked here");
 
 constexpr std::size_t kRouteBytes = RowRoute::kSlotBytes + kLanes;
 

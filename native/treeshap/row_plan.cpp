@@ -43,7 +43,7 @@ class Compiler {
     }
     close_sum();
     plan_.forks.resize(plan_.forks.size() + RowPlan::kAhead);
-    if (packed() && plan_.memory_bytes() + inverse_bytes() <= kSecondCache) add_inverses();
+    if (plan_.packed() && plan_.memory_bytes() + inverse_bytes() <= kSecondCache) add_inverses();
   }
 
  private:
@@ -56,7 +56,6 @@ class Compiler {
   };
 
   bool leaf(std::uint32_t node) const { return nodes_[node].kind == NodeKind::kLeaf; }
-  bool packed() const { return plan_.lanes == kMaxLanes; }  // as the instruction set's kPacked says
   bool radau() const { return plan_.rules[rule_].radau; }
   std::size_t lanes_in_sum() const { return decisions_.lanes() - plan_.sums.back().lane_begin; }
   std::size_t repeats_in_sum() const { return decisions_.repeats() - plan_.sums.back().repeat_begin; }
@@ -118,7 +117,7 @@ class Compiler {
     plan_.most_lanes = std::max(plan_.most_lanes, lanes_in_sum());
     plan_.most_repeats = std::max(plan_.most_repeats, repeats_in_sum());
     lane_player_.resize(lanes_in_sum(), RowTotals::kNoPlayer);
-    plan_.totals.add_run(std::move(lane_player_), plan_.lanes == kMaxLanes);
+    plan_.totals.add_run(std::move(lane_player_), plan_.packed());
     lane_player_.clear();
   }
 
@@ -313,7 +312,7 @@ class Compiler {
       if (repeated >> lane & 1) {
         decisions_.add_repeat(node[lane]);
         plan_.merged.push_back(static_cast<float>(facts_.node[node[lane]].merged));
-      } else if (repeated && !packed()) {
+      } else if (repeated && !plan_.packed()) {
         decisions_.add_no_repeat();
         plan_.merged.push_back(1.0F);
       }
@@ -423,7 +422,7 @@ RowScratch::RowScratch(const RowPlan& plan)
       left(plan.most_lanes / RowDecisions::kWord + 1),  // the last bits are read with 32 others
       along(plan.most_repeats / RowDecisions::kWord + 1),
       slots(plan.slot_floats),
-      inverses(plan.lanes == kMaxLanes && plan.inverses.empty() ? plan.inverse_floats : 0),
+      inverses(plan.packed() && plan.inverses.empty() ? plan.inverse_floats : 0),
       phi(plan.most_lanes) {}
 
 }  // namespace xai::treeshap

@@ -45,6 +45,7 @@
 #include "treeshap/forest.h"
 #include "treeshap/path_facts.h"
 #include "treeshap/row_decisions.h"
+#include "treeshap/row_packing.h"
 #include "treeshap/row_totals.h"
 
 namespace xai::treeshap {
@@ -122,6 +123,7 @@ struct RowPlan {
   RowPlan(const Forest& forest, const ForestFacts& facts, int lanes);
 
   std::size_t memory_bytes() const;
+  bool packed() const { return lanes == kMaxLanes; }  // as the instruction set's kPacked says
 
   int lanes, n_columns, n_players, n_outputs;
   RowDecisions decisions;
