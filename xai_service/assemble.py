@@ -12,6 +12,8 @@ would explain itself so is refused when it is loaded (`xai_service.model.agreeme
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from xai_service.types import (
@@ -25,10 +27,26 @@ from xai_service.types import (
     Timings,
 )
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def residuals(phi: Float64Array, base_values: Float64Array, margin: Float32Array) -> tuple[Float64Array, Float64Array]:
+    """Returns by how much each output's attributions miss its margin, and |base| + Σ|φ| + |margin|: (n, outputs) both.
+
+    Args:
+        phi: float64 (n, features, outputs).
+        base_values: float64 (outputs,).
+        margin: float32 (n, outputs).
+    """
+    exact = margin.astype(np.float64)
+    residual = np.abs(base_values + phi.sum(axis=1) - exact)
+    return residual, np.abs(base_values) + np.abs(phi).sum(axis=1) + np.abs(exact)
+
 
 def check_additivity(
     phi: Float64Array, base_values: Float64Array, margin: Float32Array, tolerance: float
-) -> tuple[Float64Array, np.ndarray[tuple[int], np.dtype[np.bool_]]]:
+) -> tuple[Float64Array, NDArray[np.bool_]]:
     """Returns each row's residual, float64 (n,), and whether it is within the tolerance, bool (n,).
 
     Args:
@@ -37,12 +55,10 @@ def check_additivity(
         margin: float32 (n, outputs).
         tolerance: as a share of |base| + Σ|φ| + |margin|.
     """
-    exact = margin.astype(np.float64)
     with np.errstate(invalid="ignore"):  # inf - inf and 0 * inf are NaN, and NaN does not hold
-        residual = np.abs(base_values + phi.sum(axis=1) - exact)
-        scale = np.abs(base_values) + np.abs(phi).sum(axis=1) + np.abs(exact)
+        residual, scale = residuals(phi, base_values, margin)
         holds = (residual <= tolerance * scale) & np.isfinite(residual)  # an infinite scale would allow anything
-    return residual.max(axis=1), holds.all(axis=1)
+    return residual.max(axis=1), np.asarray(holds.all(axis=1))
 
 
 def complete(

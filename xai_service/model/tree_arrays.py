@@ -155,6 +155,24 @@ def raw_forest(attributes: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def chain_links(
+    member: NDArray[np.bool_], feature: NDArray[np.int64], left: NDArray[np.int64], right: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Returns which nodes go on, with the node after them, a chain that asks for one set of categories.
+
+    Args:
+        member: (nodes,), whether the node asks whether a category is in a set.
+        feature: (nodes,), that it asks for.
+        left: (nodes,), places of the children of those that are.
+        right: (nodes,), places of the children of those that are not.
+
+    Returns:
+        The place of the node after each, of any node where there is none; and whether the two are of one chain.
+    """
+    after = np.where(member, right, 0)
+    return after, member & member[after] & (feature[after] == feature) & (left[after] == left)
+
+
 def _check_chains(
     member: NDArray[np.bool_],
     feature: NDArray[np.int64],
@@ -162,8 +180,7 @@ def _check_chains(
     left: NDArray[np.int64],
     right: NDArray[np.int64],
 ) -> None:
-    after = np.where(member, right, 0)
-    goes_on = member & member[after] & (feature[after] == feature) & (left[after] == left)
+    after, goes_on = chain_links(member, feature, left, right)
     wrong = goes_on & (nan_left[after] != nan_left)
     if wrong.any():
         raise InvalidModel(

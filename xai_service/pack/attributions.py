@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from xai_service.assemble import residuals
 from xai_service.errors import ModelError, PackRefused
 from xai_service.pack import interventional
 from xai_service.pack.probes import evenly, materialise, shown_row
@@ -148,9 +149,7 @@ def _phi(explainer: TreeExplainer, rows: Float32Array) -> Float64Array:
 
 def _residual(phi: Float64Array, base: Float64Array, margins: Float32Array) -> Float64Array:
     """Returns each row's residual as a share of |base| + Σ|φ| + |margin|, the worst output's."""
-    margin = margins.astype(np.float64)
-    scale = np.abs(base) + np.abs(phi).sum(axis=1) + np.abs(margin)
-    residual = np.abs(base + phi.sum(axis=1) - margin)
+    residual, scale = residuals(phi, base, margins)
     return np.asarray(np.divide(residual, scale, out=np.zeros_like(residual), where=residual != 0).max(axis=1))
 
 

@@ -96,8 +96,15 @@ def check_forest(trees: Sequence[Tree], n_features: int, n_outputs: int) -> None
         raise PackRefused(f"output {lacking[0]} has no trees")
 
 
-def level_order(left: Int64Array, right: Int64Array, tree: int) -> tuple[Int64Array, Int64Array]:
-    """Returns the nodes that the root reaches, level by level, and the parents' places in that order.
+def level_order(
+    left: Int64Array, right: Int64Array, tree: int
+) -> tuple[Int64Array, Int64Array, Int64Array, Int64Array]:
+    """Returns the nodes that the root reaches, level by level, and of each, in that order, parent, left and right.
+
+    Args:
+        left: int64 (nodes,), children; below 0 in leaves.
+        right: int64 (nodes,), likewise.
+        tree: number of the tree, for errors.
 
     Raises:
         PackRefused: what hangs below node 0 is no tree, or deeper than `MAX_DEPTH`.
@@ -108,7 +115,12 @@ def level_order(left: Int64Array, right: Int64Array, tree: int) -> tuple[Int64Ar
         level = levels[-1]
         inner = np.flatnonzero(left[level] >= 0)
         if not len(inner):
-            return np.concatenate(levels), np.concatenate(parents)
+            order = np.concatenate(levels)
+            position = np.full(len(left), -1, np.int64)
+            position[order] = np.arange(len(order))
+            split = left[order] >= 0
+            to_left, to_right = (np.where(split, position[of[order]], -1) for of in (left, right))
+            return order, np.concatenate(parents), to_left, to_right
         first = seen - len(level)
         children = np.column_stack((left[level[inner]], right[level[inner]])).ravel()
         seen += len(children)

@@ -65,10 +65,7 @@ def packed_trees(trees: Sequence[PlainTree], *, compares_float64: bool = False) 
 
 
 def _packed(tree: PlainTree, number: int, *, compares_float64: bool) -> Tree:
-    order, parent = level_order(tree.left, tree.right, number)
-    position = np.full(len(tree.left), -1, np.int64)
-    position[order] = np.arange(len(order))
-    left, right = tree.left[order], tree.right[order]
+    order, parent, left, right = level_order(tree.left, tree.right, number)
     split = left >= 0
     sets = [tree.sets.get(node, np.empty(0, np.float32)) if node in tree.sets else None for node in order.tolist()]
     is_set = np.array([codes is not None for codes in sets])
@@ -79,8 +76,8 @@ def _packed(tree: PlainTree, number: int, *, compares_float64: bool) -> Tree:
     with np.errstate(over="ignore"):  # to infinity, which is refused with the leaf's place
         leaf = np.where(split[:, None], 0.0, tree.value[order]).astype(np.float32)
     return Tree(
-        left=np.where(split, position[left], -1),
-        right=np.where(split, position[right], -1),
+        left=left,
+        right=right,
         parent=parent,
         feature=np.where(split, tree.feature[order], 0),
         threshold=round_thresholds(threshold, numeric),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from xai_service.errors import InvalidModel
-from xai_service.model.tree_arrays import LEAF, LESS_EQUAL, MEMBER
+from xai_service.model.tree_arrays import LEAF, LESS_EQUAL, MEMBER, chain_links
 from xai_service.pack.forest import MAX_DEPTH, Tree, round_thresholds
 
 if TYPE_CHECKING:
@@ -120,8 +120,7 @@ class _Reader:
     def _fold_chains(self) -> None:
         raw = self._raw
         member = raw.kind == MEMBER
-        after = np.where(member, raw.right, 0)
-        goes_on = member & member[after] & (raw.feature[after] == raw.feature) & (raw.left[after] == raw.left)
+        after, goes_on = chain_links(member, raw.feature, raw.left, raw.right)
         continued = after[goes_on]
         _refuse_shared(continued)  # so that no node stands in two chains, and all are walked in linear time
         is_first = member.copy()

@@ -108,13 +108,8 @@ def _read_tree(
     thresholds: Callable[[Float64Array], Float64Array] | None,
 ) -> Tree:
     left, right = (accessor.get_field(name).astype(np.int64) for name in ("cleft", "cright"))
-    order, parent = level_order(left, right, tree)
-    position = np.full(len(left), -1, np.int64)
-    position[order] = np.arange(len(order))
-    left, right = left[order], right[order]
+    order, parent, left, right = level_order(left, right, tree)
     split = left >= 0
-    left[split], right[split] = position[left[split]], position[right[split]]
-    right[~split] = -1
 
     def values(name: str) -> NDArray[Any]:
         return np.asarray(accessor.get_field(name)[order])
