@@ -7,14 +7,15 @@ that they count in stands in the manifest and in the model file, which must agre
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from xai_service.errors import FieldViolation, InvalidInput
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from xai_service.model.manifest import Feature
     from xai_service.types import Column, Float32Array
@@ -22,6 +23,18 @@ if TYPE_CHECKING:
 MAX_CHARACTERS = 4096
 """Of a string in a request: it is recorded as it is."""
 _SHOWN = 40
+
+
+def is_missing(value: Any) -> bool:
+    """Whether the value is None, NaN, or what pandas has for missing."""
+    if isinstance(value, float):
+        return math.isnan(value)
+    return value is None or type(value).__name__ in ("NAType", "NaTType")
+
+
+def encode(values: Iterable[Any], codes: Mapping[str, int]) -> list[float]:
+    """Returns what stands in the matrix for strings, and for what is none: that is missing."""
+    return [codes.get(one, len(codes)) if isinstance(one, str) else math.nan for one in values]
 
 
 class RawFeatures:
@@ -83,8 +96,7 @@ class RawFeatures:
         rows = np.empty((len(columns[0].values), len(columns)), np.float32)
         for i, column in enumerate(columns):
             if isinstance(column.values, tuple):
-                codes = self.codes[i]
-                rows[:, i] = [np.nan if one is None else codes.get(one, len(codes)) for one in column.values]
+                rows[:, i] = encode(column.values, self.codes[i])
             else:
                 rows[:, i] = column.values
         return rows

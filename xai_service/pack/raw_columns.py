@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from xai_service.errors import PackRefused
+from xai_service.model.raw_features import encode, is_missing
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -122,7 +123,7 @@ class RawFrame:
         for i, values in self._values.items():
             if i in categories:
                 codes = {category: code for code, category in enumerate(categories[i])}
-                rows[:, i] = [codes.get(v, len(codes)) if isinstance(v, str) else math.nan for v in values.tolist()]
+                rows[:, i] = encode(values.tolist(), codes)
                 continue
             with np.errstate(over="ignore"):
                 rows[:, i] = values
@@ -170,19 +171,13 @@ def _column(column: Any, name: str) -> NDArray[Any]:
     values[:] = list(column)
     if all(isinstance(one, (int, float, np.number)) for one in values.tolist()):
         return values.astype(np.float64)  # of an array that holds strings elsewhere
-    wrong = next((one for one in values.tolist() if not isinstance(one, str) and not _is_gap(one)), None)
+    wrong = next((one for one in values.tolist() if not isinstance(one, str) and not is_missing(one)), None)
     if wrong is not None:
         raise PackRefused(
             f"column {name!r} holds {wrong!r}, {type(wrong).__name__}: raw columns are numbers or strings; "
             "turn it into either"
         )
     return values
-
-
-def _is_gap(value: Any) -> bool:
-    if isinstance(value, float):
-        return math.isnan(value)
-    return value is None or type(value).__name__ in ("NAType", "NaTType")
 
 
 def _gap(values: NDArray[Any]) -> Any:

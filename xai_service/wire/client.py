@@ -28,8 +28,9 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from xai_service.errors import FieldViolation, InvalidInput
+from xai_service.model.raw_features import is_missing
 from xai_service.types import ExplanationStatus, Float32Array, Float64Array, Method, Timings
-from xai_service.wire.columns import is_missing, to_columns
+from xai_service.wire.columns import to_columns
 from xai_service.wire.gen.xai.v1 import decision_service_pb2 as pb
 from xai_service.wire.gen.xai.v1.decision_service_pb2_grpc import DecisionServiceStub
 from xai_service.wire.results import Decision, Explanation, ModelStatus, Reply

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from xai_service.errors import FieldViolation, InvalidInput
+from xai_service.model.raw_features import is_missing
 from xai_service.types import Column
 from xai_service.wire.gen.xai.v1 import decision_service_pb2 as pb
 from xai_service.wire.tensors import from_tensor, to_tensor
@@ -89,10 +89,3 @@ def _message(name: str, values: list[Any]) -> pb.Column:
     except (TypeError, ValueError) as error:
         raise ValueError(f"column {name!r} holds values that are neither numbers nor strings: {error}") from error
     return pb.Column(name=name, numbers=to_tensor(numbers))
-
-
-def is_missing(value: Any) -> bool:
-    """Whether the value is None, NaN, or what pandas has for missing."""
-    if isinstance(value, float):
-        return math.isnan(value)
-    return value is None or type(value).__name__ in ("NAType", "NaTType")
