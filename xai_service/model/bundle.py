@@ -20,13 +20,13 @@ from xai_service.model.folder import list_folder
 from xai_service.model.manifest import (
     MANIFEST_FILE,
     MAX_MANIFEST_BYTES,
-    MAX_MODEL_BYTES,
     MAX_OTHER_BYTES,
     MODEL_FILE,
     SIGNATURE_FILE,
     FileDigest,
     Manifest,
 )
+from xai_service.model.model_file import MAX_MODEL_BYTES, is_pickle
 from xai_service.model.signature import MAX_SIGNATURE_BYTES, Signature
 
 if TYPE_CHECKING:
@@ -158,8 +158,7 @@ def _other_file(path: Path, expected: FileDigest, found: str) -> BundleMismatch:
 
 
 def _refuse_pickle(path: Path, data: bytes) -> None:
-    # Protocols 2 to 5 begin so; no ONNX file does. Older ones are refused when parsed, as anything else.
-    if data[:1] == b"\x80" and data[1:2] in (b"\2", b"\3", b"\4", b"\5"):
+    if is_pickle(data):
         raise InvalidModel(
             f"{path}: is a Python pickle, and pickles are never loaded, because loading one runs whatever code it "
             "holds: pack the model with `xai pack`"

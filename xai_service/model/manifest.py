@@ -18,23 +18,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import numpy as np
 
-from xai_service.model import provenance
+from xai_service.model import provenance, strict
+from xai_service.model.model_file import MAX_MODEL_BYTES
 from xai_service.model.provenance import Provenance
-from xai_service.model.strict import MAX_TEXT
-from xai_service.model.strict import boolean as _boolean
-from xai_service.model.strict import count as _count
-from xai_service.model.strict import join as _join
-from xai_service.model.strict import kind as kind_of
-from xai_service.model.strict import list_of as _list
-from xai_service.model.strict import load as _load
-from xai_service.model.strict import mapping_of as _mapping
-from xai_service.model.strict import number as _number
-from xai_service.model.strict import object_of as _object
-from xai_service.model.strict import one_of as _one_of
-from xai_service.model.strict import sha256 as _sha256
-from xai_service.model.strict import text as _text
-from xai_service.model.strict import unique as _unique
-from xai_service.model.strict import wrong as _wrong
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,7 +31,6 @@ MANIFEST_FILE = "manifest.json"
 SIGNATURE_FILE = "manifest.sig"
 BACKGROUND_FILE = "background.npy"
 MAX_MANIFEST_BYTES = 16 << 20
-MAX_MODEL_BYTES = 1 << 30
 MAX_FILES = 32  # that a manifest may list, the model among them
 MAX_OTHER_BYTES = 256 << 20  # of all files but the model together
 
@@ -241,10 +226,10 @@ class Manifest:
         Raises:
             InvalidModel: it is not a manifest; names the key and what is wrong with it.
         """
-        root = _object(_of_this_schema(_load(data, MAX_MANIFEST_BYTES)), "", Manifest)
-        schema = _one_of(root["schema"], "schema", (SCHEMA,))
-        task = cast("Task", _one_of(root["task"], "task", tuple(LINKS)))
-        link = cast("Link", _one_of(root["link"], "link", LINKS[task]))
+        root = strict.object_of(_of_this_schema(strict.load(data, MAX_MANIFEST_BYTES)), "", Manifest)
+        schema = strict.one_of(root["schema"], "schema", (SCHEMA,))
+        task = cast("Task", strict.one_of(root["task"], "task", tuple(LINKS)))
+        link = cast("Link", strict.one_of(root["link"], "link", LINKS[task]))
         classes = _classes(root["classes"], task)
         features = _features(root["features"])
         files = _files(root["files"])
@@ -275,7 +260,7 @@ def _of_this_schema(root: Any) -> Any:
     """Refuses a bundle of another schema before a key that it lacks is called wrong."""
     schema = root.get("schema") if isinstance(root, dict) else None
     if isinstance(schema, str) and schema != SCHEMA and schema.startswith("xai.bundle/"):
-        _wrong("schema", f"must be {json.dumps(SCHEMA)}, is {json.dumps(schema[:64])}: pack the model again")
+        strict.wrong("schema", f"must be {json.dumps(SCHEMA)}, is {json.dumps(schema[:64])}: pack the model again")
     return root
 
 
@@ -284,75 +269,76 @@ def _sorted(mapping: Mapping[str, _Value]) -> dict[str, _Value]:
 
 
 def _name(value: Any, path: str) -> str:
-    text = _text(value, path)
+    text = strict.text(value, path)
     if not is_name(text):
-        _wrong(path, f"{json.dumps(text)} must match [A-Za-z0-9][A-Za-z0-9._-]* and have at most 128 characters")
+        strict.wrong(path, f"{json.dumps(text)} must match [A-Za-z0-9][A-Za-z0-9._-]* and have at most 128 characters")
     return text
 
 
 def _time(value: Any, path: str) -> str:
-    text = _text(value, path)
+    text = strict.text(value, path)
     try:
         valid = _TIME.fullmatch(text) is not None and datetime.fromisoformat(text).tzinfo == UTC
     except ValueError:
         valid = False
     if not valid:
-        _wrong(path, f"must be RFC 3339 in UTC such as 2030-01-31T12:00:00Z, is {json.dumps(text)}")
+        strict.wrong(path, f"must be RFC 3339 in UTC such as 2030-01-31T12:00:00Z, is {json.dumps(text)}")
     return text
 
 
 def _features(value: Any) -> tuple[Feature, ...]:
     features = []
-    for i, entry in enumerate(_list(value, "features", _MAX_FEATURES)):
+    for i, entry in enumerate(strict.list_of(value, "features", _MAX_FEATURES)):
         path = f"features[{i}]"
         if isinstance(entry, dict):
             entry.setdefault("allows_unknown", True)  # in bundles from before there were pipelines
-        fields = _object(entry, path, Feature)
+        fields = strict.object_of(entry, path, Feature)
         low, high = (
-            None if fields[key] is None else _number(fields[key], f"{path}.{key}") for key in ("minimum", "maximum")
+            None if fields[key] is None else strict.number(fields[key], f"{path}.{key}")
+            for key in ("minimum", "maximum")
         )
         if (low is None) != (high is None) or (low is not None and high is not None and low > high):
-            _wrong(path, "minimum and maximum must both be null, or minimum must not exceed maximum")
-        name = _text(fields["name"], f"{path}.name")
-        may = _boolean(fields["allows_missing"], f"{path}.allows_missing")
+            strict.wrong(path, "minimum and maximum must both be null, or minimum must not exceed maximum")
+        name = strict.text(fields["name"], f"{path}.name")
+        may = strict.boolean(fields["allows_missing"], f"{path}.allows_missing")
         features.append(Feature(name, may, low, high, *_kind_of_feature(fields, path)))
     if not features:
-        _wrong("features", "must not be empty")
-    _unique(tuple(feature.name for feature in features), "features", ".name")
+        strict.wrong("features", "must not be empty")
+    strict.unique(tuple(feature.name for feature in features), "features", ".name")
     return tuple(features)
 
 
 def _kind_of_feature(fields: dict[str, Any], path: str) -> tuple[Kind, tuple[str, ...], bool]:
-    kind = cast("Kind", _one_of(fields["kind"], f"{path}.kind", KINDS))
-    allows_unknown = _boolean(fields["allows_unknown"], f"{path}.allows_unknown")
+    kind = cast("Kind", strict.one_of(fields["kind"], f"{path}.kind", KINDS))
+    allows_unknown = strict.boolean(fields["allows_unknown"], f"{path}.allows_unknown")
     most = 0 if kind == "numeric" and allows_unknown else _MAX_CATEGORIES
-    listed = _list(fields["categories"], f"{path}.categories", most)
+    listed = strict.list_of(fields["categories"], f"{path}.categories", most)
     if not listed and (kind == "string" or not allows_unknown):
-        _wrong(f"{path}.categories", "must not be empty")
+        strict.wrong(f"{path}.categories", "must not be empty")
     if kind == "string":
         names = tuple(_category(entry, f"{path}.categories[{i}]") for i, entry in enumerate(listed))
-        _unique(names, f"{path}.categories")
+        strict.unique(names, f"{path}.categories")
         return kind, names, allows_unknown
-    names = tuple(_text(entry, f"{path}.categories[{i}]") for i, entry in enumerate(listed))
+    names = tuple(strict.text(entry, f"{path}.categories[{i}]") for i, entry in enumerate(listed))
     if kind == "numeric":
         for i, name in enumerate(names):
             if not _is_float32(name):
-                _wrong(f"{path}.categories[{i}]", f"{json.dumps(name)} is no number that float32 holds")
+                strict.wrong(f"{path}.categories[{i}]", f"{json.dumps(name)} is no number that float32 holds")
     elif not allows_unknown:
-        _wrong(f"{path}.allows_unknown", "must be true for codes of categories")
+        strict.wrong(f"{path}.allows_unknown", "must be true for codes of categories")
     return kind, names, allows_unknown
 
 
 def _category(value: Any, path: str) -> str:
     """A string that rows may hold: any that UTF-8 can carry, also an empty one."""
     if not isinstance(value, str):
-        _wrong(path, f"must be a string, is {kind_of(value)}")
-    if len(value) > MAX_TEXT:
-        _wrong(path, f"has {len(value)} characters; at most {MAX_TEXT} are accepted")
+        strict.wrong(path, f"must be a string, is {strict.kind(value)}")
+    if len(value) > strict.MAX_TEXT:
+        strict.wrong(path, f"has {len(value)} characters; at most {strict.MAX_TEXT} are accepted")
     try:
         value.encode()
     except UnicodeEncodeError:
-        _wrong(path, f"is no text: {json.dumps(value[:64])}")
+        strict.wrong(path, f"is no text: {json.dumps(value[:64])}")
     return value
 
 
@@ -369,31 +355,33 @@ def _classes(value: Any, task: Task) -> tuple[str, ...]:
     least, most = {"binary_classification": (2, 2), "regression": (0, 0), "ranking": (0, 0)}.get(
         task, (2, _MAX_CLASSES)
     )
-    classes = tuple(_text(entry, f"classes[{i}]") for i, entry in enumerate(_list(value, "classes", _MAX_CLASSES)))
+    classes = tuple(
+        strict.text(entry, f"classes[{i}]") for i, entry in enumerate(strict.list_of(value, "classes", _MAX_CLASSES))
+    )
     if not least <= len(classes) <= most:
         due = least if least == most else f"{least} to {most}"
-        _wrong("classes", f"must have {due} entries for {task}, has {len(classes)}")
-    _unique(classes, "classes")
+        strict.wrong("classes", f"must have {due} entries for {task}, has {len(classes)}")
+    strict.unique(classes, "classes")
     return classes
 
 
 def _link_scale(value: Any, link: Link) -> float:
-    scale = _number(value, "link_scale")
+    scale = strict.number(value, "link_scale")
     if link not in SCALED_LINKS and scale != 1:
-        _wrong("link_scale", f"must be 1 for {link}, is {scale:g}")
+        strict.wrong("link_scale", f"must be 1 for {link}, is {scale:g}")
     if not 1e-6 <= scale <= 1e6:
-        _wrong("link_scale", f"must lie between 1e-6 and 1e6, is {scale:g}")
+        strict.wrong("link_scale", f"must lie between 1e-6 and 1e6, is {scale:g}")
     return scale
 
 
 def _threshold(value: Any, task: Task) -> float | None:
     if task != "binary_classification":
         if value is not None:
-            _wrong("threshold", f"must be null for {task}")
+            strict.wrong("threshold", f"must be null for {task}")
         return None
-    threshold = _number(value, "threshold")
+    threshold = strict.number(value, "threshold")
     if not 1e-30 < threshold < 1 - 1e-7:  # so that it stays inside (0, 1) as float32
-        _wrong("threshold", f"must lie between 0 and 1, is {threshold:g}")
+        strict.wrong("threshold", f"must lie between 0 and 1, is {threshold:g}")
     return threshold
 
 
@@ -401,84 +389,90 @@ def _favourable(value: Any, classes: tuple[str, ...]) -> str | None:
     if value is None:
         return None
     if not classes:
-        _wrong("favourable_class", "must be null where there are no classes")
-    return _one_of(value, "favourable_class", classes)
+        strict.wrong("favourable_class", "must be null where there are no classes")
+    return strict.one_of(value, "favourable_class", classes)
 
 
 def _budget(value: Any) -> float | None:
     if value is None:
         return None
-    budget = _number(value, "latency_budget_ms")
+    budget = strict.number(value, "latency_budget_ms")
     if budget <= 0:
-        _wrong("latency_budget_ms", f"must be greater than 0, is {budget:g}")
+        strict.wrong("latency_budget_ms", f"must be greater than 0, is {budget:g}")
     return budget
 
 
 def _files(value: Any) -> dict[str, FileDigest]:
-    files = _mapping(value, "files")
+    files = strict.mapping_of(value, "files")
     if MODEL_FILE not in files:
-        _wrong("files", f"must describe {json.dumps(MODEL_FILE)}")
+        strict.wrong("files", f"must describe {json.dumps(MODEL_FILE)}")
     if len(files) > MAX_FILES:
-        _wrong("files", f"has {len(files)} entries; at most {MAX_FILES} are accepted")
+        strict.wrong("files", f"has {len(files)} entries; at most {MAX_FILES} are accepted")
     digests = {name: _digest(name, entry) for name, entry in files.items()}
     others = sum(digest.size_bytes for name, digest in digests.items() if name != MODEL_FILE)
     if others > MAX_OTHER_BYTES:
-        _wrong("files", f"{others} bytes beside the model; at most {MAX_OTHER_BYTES} are accepted")
+        strict.wrong("files", f"{others} bytes beside the model; at most {MAX_OTHER_BYTES} are accepted")
     return digests
 
 
 def _digest(name: str, value: Any) -> FileDigest:
     path = f"files[{json.dumps(name[:64])}]"
     if not is_name(name) or name in (MANIFEST_FILE, SIGNATURE_FILE):
-        _wrong(path, "is no name that a file beside the manifest may have")
-    fields = _object(value, path, FileDigest)
-    sha256 = _sha256(fields["sha256"], f"{path}.sha256")
-    size = _count(fields["size_bytes"], f"{path}.size_bytes")
+        strict.wrong(path, "is no name that a file beside the manifest may have")
+    fields = strict.object_of(value, path, FileDigest)
+    sha256 = strict.sha256(fields["sha256"], f"{path}.sha256")
+    size = strict.count(fields["size_bytes"], f"{path}.size_bytes")
     if size > MAX_MODEL_BYTES:
-        _wrong(f"{path}.size_bytes", f"{size} bytes; at most {MAX_MODEL_BYTES} are accepted")
+        strict.wrong(f"{path}.size_bytes", f"{size} bytes; at most {MAX_MODEL_BYTES} are accepted")
     return FileDigest(sha256, size)
 
 
 def _explanation(value: Any, files: Mapping[str, FileDigest]) -> Explanation:
-    fields = _object(value, "explanation", Explanation)
-    algorithm = cast("Algorithm", _one_of(fields["algorithm"], "explanation.algorithm", ALGORITHMS))
+    fields = strict.object_of(value, "explanation", Explanation)
+    algorithm = cast("Algorithm", strict.one_of(fields["algorithm"], "explanation.algorithm", ALGORITHMS))
     drawn = fields["background_drawn"]
     is_there = "one of" if BACKGROUND_FILE in files else "not one of"
     if (algorithm == "interventional") != (BACKGROUND_FILE in files):
-        _wrong("explanation.algorithm", f"is {algorithm}, and {BACKGROUND_FILE} is {is_there} the files")
+        strict.wrong("explanation.algorithm", f"is {algorithm}, and {BACKGROUND_FILE} is {is_there} the files")
     if (algorithm == "interventional") != (drawn is not None):
-        _wrong("explanation.background_drawn", "must be given with interventional explanations, and null with others")
-    return Explanation(algorithm, None if drawn is None else _text(drawn, "explanation.background_drawn"))
+        strict.wrong(
+            "explanation.background_drawn", "must be given with interventional explanations, and null with others"
+        )
+    return Explanation(algorithm, None if drawn is None else strict.text(drawn, "explanation.background_drawn"))
 
 
 def _cover(value: Any, explanation: Explanation) -> Cover:
-    cover = cast("Cover", _one_of(value, "cover", COVERS))
+    cover = cast("Cover", strict.one_of(value, "cover", COVERS))
     if cover == "none" and explanation.algorithm == "path_dependent":
-        _wrong("cover", "must not be none where explanations are path-dependent")
+        strict.wrong("cover", "must not be none where explanations are path-dependent")
     return cover
 
 
 def _parity(value: Any) -> Parity:
-    fields = _object(value, "parity", Parity)
-    counts = {key: _count(fields[key], f"parity.{key}") for key in _PARITY_COUNTS}
+    fields = strict.object_of(value, "parity", Parity)
+    counts = {key: strict.count(fields[key], f"parity.{key}") for key in _PARITY_COUNTS}
     reference = fields["attribution_reference"]
     if reference is not None:
-        _text(reference, "parity.attribution_reference")
+        strict.text(reference, "parity.attribution_reference")
     others = fields.keys() - counts.keys() - {"attribution_reference"}
-    sizes = {key: _number(fields[key], f"parity.{key}") for key in sorted(others)}
+    sizes = {key: strict.number(fields[key], f"parity.{key}") for key in sorted(others)}
     for key, size in sizes.items():
         if size < 0:
-            _wrong(f"parity.{key}", f"must not be negative, is {size:g}")
+            strict.wrong(f"parity.{key}", f"must not be negative, is {size:g}")
     # What packing refuses to write; a model card would call it proven.
     if counts["splits_tested"] > counts["splits_total"]:
-        _wrong("parity.splits_tested", f"must not exceed splits_total, is {counts['splits_tested']}")
+        strict.wrong("parity.splits_tested", f"must not exceed splits_total, is {counts['splits_tested']}")
     if sizes["max_margin_difference"] > sizes["tolerance"]:
-        _wrong("parity.max_margin_difference", f"must not exceed the tolerance, is {sizes['max_margin_difference']:g}")
+        strict.wrong(
+            "parity.max_margin_difference", f"must not exceed the tolerance, is {sizes['max_margin_difference']:g}"
+        )
     return Parity(**cast("dict[str, Any]", counts | sizes), attribution_reference=reference)
 
 
 def _made_by(value: Any) -> dict[str, str]:
-    tools = _mapping(value, "made_by")
+    tools = strict.mapping_of(value, "made_by")
     if len(tools) > _MAX_TOOLS:
-        _wrong("made_by", f"has {len(tools)} entries; at most {_MAX_TOOLS} are accepted")
-    return {_name(tool, "made_by"): _text(version, _join("made_by", tool)) for tool, version in tools.items()}
+        strict.wrong("made_by", f"has {len(tools)} entries; at most {_MAX_TOOLS} are accepted")
+    return {
+        _name(tool, "made_by"): strict.text(version, strict.join("made_by", tool)) for tool, version in tools.items()
+    }

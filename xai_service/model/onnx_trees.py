@@ -17,13 +17,12 @@ from onnx import TensorProto
 
 from xai_service import _treeshap
 from xai_service.errors import InvalidModel
+from xai_service.model.model_file import MAX_MODEL_BYTES, is_pickle
 from xai_service.model.tree_arrays import REGRESSOR_ATTRIBUTES, raw_forest, read_attributes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-
-MAX_MODEL_BYTES = 1 << 30
 
 _ML_DOMAIN = "ai.onnx.ml"
 
@@ -36,7 +35,7 @@ def parse_model(data: bytes) -> onnx.ModelProto:
     """
     if len(data) > MAX_MODEL_BYTES:
         raise InvalidModel(f"the model file has {len(data)} bytes; at most {MAX_MODEL_BYTES} are accepted")
-    if data[:1] == b"\x80" and data[1:2] in (b"\2", b"\3", b"\4", b"\5"):  # protocols 2 to 5; no ONNX file begins so
+    if is_pickle(data):
         raise InvalidModel(
             "not an ONNX file but a Python pickle, and pickles are never loaded, as that would run the code in them"
         )

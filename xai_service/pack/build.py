@@ -21,7 +21,6 @@ from xai_service.model.background import write_background
 from xai_service.model.manifest import (
     BACKGROUND_FILE,
     MANIFEST_FILE,
-    MAX_MODEL_BYTES,
     MODEL_FILE,
     SCHEMA,
     Explanation,
@@ -29,6 +28,7 @@ from xai_service.model.manifest import (
     Manifest,
     Parity,
 )
+from xai_service.model.model_file import MAX_MODEL_BYTES
 from xai_service.model.provenance import Background
 from xai_service.pack import onnx_writer, parity, readers, rows, signing
 from xai_service.pack.background import read_background_rows
@@ -220,13 +220,13 @@ def _names(what: str, given: Any) -> tuple[str, ...] | None:
     return tuple(given)
 
 
-def _classes(native: NativeModel, given: Sequence[str] | None) -> tuple[str, ...]:
+def _classes(native: NativeModel, given: tuple[str, ...] | None) -> tuple[str, ...]:
     if not native.task.endswith("classification"):
         if given is not None:
             raise PackRefused(f"classes: the model is a {native.task}: it has none")
         return ()
     n_classes = max(2, native.n_outputs)
-    names = native.class_names or tuple(map(str, range(n_classes))) if given is None else tuple(given)
+    names = native.class_names or tuple(map(str, range(n_classes))) if given is None else given
     if len(names) != n_classes:
         raise PackRefused(f"classes: {len(names)} names for {n_classes} classes")
     return names

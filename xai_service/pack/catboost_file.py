@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import catboost
 
 from xai_service.errors import PackRefused
-from xai_service.model.manifest import MAX_MODEL_BYTES
+from xai_service.model.model_file import MAX_MODEL_BYTES
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -18,7 +18,8 @@ from onnx import AttributeProto
 
 from xai_service.errors import InvalidModel, PackRefused
 from xai_service.model.manifest import is_name
-from xai_service.model.onnx_trees import MAX_MODEL_BYTES, parse_model
+from xai_service.model.model_file import MAX_MODEL_BYTES
+from xai_service.model.onnx_trees import parse_model
 from xai_service.model.session import check_text, open_session
 from xai_service.pack.forest import check_covers, check_forest
 from xai_service.pack.native import NativeModel
