@@ -111,7 +111,7 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("model", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("model", type=_FILE)
 @click.option("--data", required=True, metavar="CSV", help="Rows like those to be served, with a header; - for stdin.")
 @click.option("--name", required=True, help="The model's name in the repository.")
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="The model repository.")
@@ -134,14 +134,14 @@ def main() -> None:
 @click.option(
     "--card",
     "provenance",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=_FILE,
     metavar="TOML",
     help="What you state of the model, for its model card: owner, use, data, features; see docs/card.toml.",
 )
 @click.option("--drop", multiple=True, metavar="COL", help="Column that is not a feature. May be given more than once.")
 @click.option(
     "--background",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=_FILE,
     metavar="CSV",
     help="Rows to explain against, interventionally.  [default: path-dependent explanations]",
 )

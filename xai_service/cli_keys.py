@@ -16,6 +16,13 @@ if TYPE_CHECKING:
 PASSPHRASE_VARIABLE = "XAI_KEY_PASSPHRASE"  # noqa: S105 (its name, which is no secret)
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+public_keys = click.option(
+    "--key",
+    "keys",
+    multiple=True,
+    type=click.Path(exists=True, path_type=Path),
+    help="Public key, or folder of them, one of which must have signed it. May be given more than once.",
+)
 _bundle = click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path))
 
 
@@ -93,13 +100,7 @@ def sign_command(bundle: Path, key: Path, as_json: bool) -> None:
 
 @click.command("verify-bundle")
 @_bundle
-@click.option(
-    "--key",
-    "keys",
-    multiple=True,
-    type=click.Path(exists=True, path_type=Path),
-    help="Public key, or folder of them, one of which must have signed it. May be given more than once.",
-)
+@public_keys
 @_json
 def verify_bundle(bundle: Path, keys: tuple[Path, ...], as_json: bool) -> None:
     """Check that each file of a bundle is the one that was packed and signed.

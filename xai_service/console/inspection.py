@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from xai_service.cli_keys import public_keys
 from xai_service.errors import ModelNotFound
 
 if TYPE_CHECKING:
     from xai_service.console.model_card import Signature
     from xai_service.model.bundle import Bundle
-
-_FORMATS = ("markdown", "html", "json", "cyclonedx")
 
 
 @click.command()
@@ -28,13 +27,7 @@ _FORMATS = ("markdown", "html", "json", "cyclonedx")
     "--cyclonedx", "form", flag_value="cyclonedx", help="A bill of materials (ML-BOM), as CycloneDX 1.6 JSON."
 )
 @click.option("--json", "form", flag_value="json", help="The manifest and the digests, as one line of JSON.")
-@click.option(
-    "--key",
-    "keys",
-    multiple=True,
-    type=click.Path(exists=True, path_type=Path),
-    help="Public key, or folder of them, one of which must have signed it. May be given more than once.",
-)
+@public_keys
 def inspect(folder: Path, name: str | None, version: str | None, form: str | None, keys: tuple[Path, ...]) -> None:
     """Show what a bundle says of its model: its model card.
 

@@ -179,6 +179,10 @@ class _Before:
             rows[:, i] = one
         return self.of(rows)
 
+    def of_used(self, rows: Float32Array | Float64Array, used: Sequence[int]) -> Float64Array:
+        """Returns what the model sees of float32 (n, used raw columns)."""
+        return self.made(dict(zip(used, rows.T, strict=True)))
+
     def which_take(self, values: Mapping[int, float], *, may_give_nan: bool) -> frozenset[int]:
         """Returns the columns in which the steps take this value, and the model what they make of it."""
         if self._take(values, may_give_nan=may_give_nan):
@@ -232,7 +236,7 @@ def _number_beside(values: Float32Array) -> float:
 
 def _predictor(native: NativeModel, before: _Before, used: Sequence[int]) -> Predict:
     def predict(rows: Float32Array) -> tuple[NDArray[Any], NDArray[Any]]:
-        return native.predict(before.made(dict(zip(used, rows.T, strict=True))))  # type: ignore[arg-type]
+        return native.predict(before.of_used(rows, used))  # type: ignore[arg-type]
 
     return predict
 
@@ -252,7 +256,7 @@ def _contributions(
             return None, None
 
         def of_library(rows: Float32Array) -> tuple[Float64Array, Float64Array]:
-            phi, base = told(before.made(dict(zip(used, rows.T, strict=True))))  # type: ignore[arg-type]
+            phi, base = told(before.of_used(rows, used))  # type: ignore[arg-type]
             found = np.zeros((len(rows), len(used), phi.shape[2]))
             found[:, [used.index(raw) for raw in raws]] = phi[:, looked_at]
             return found, base
@@ -261,7 +265,7 @@ def _contributions(
     by_player = ByPlayer(native, [used.index(one.raw) for one in columns])
 
     def together(rows: Float32Array) -> tuple[Float64Array, Float64Array]:
-        return by_player.contributions(before.made(dict(zip(used, rows.T, strict=True))))
+        return by_player.contributions(before.of_used(rows, used))
 
     return together, by_player.name
 
