@@ -15,7 +15,7 @@
     ├── InvalidKey              a file is not a key that can sign or verify
     ├── PackRefused             the conversion could not be proven equal to the native model
     ├── Overloaded              bounded queues are full; try again later
-    ├── BudgetExhausted         the caller's deadline passed before a prediction could be made
+    ├── BudgetExhausted         the deadline passed before what the caller requires was there
     ├── Unavailable             shutting down, or the ledger cannot store decisions now
     └── InternalError           a bug: a promise of this package does not hold
 
@@ -105,7 +105,7 @@ class Overloaded(XaiError):
 
 
 class BudgetExhausted(XaiError):
-    """The caller's deadline passed before a prediction could be made. Nothing was recorded."""
+    """The deadline passed before a prediction, or an explanation that is required, was there. Nothing was recorded."""
 
 
 class Unavailable(XaiError):

@@ -22,6 +22,7 @@ from xai_service.checks import check_shape, check_values, in_model_order
 from xai_service.config import ServiceConfig
 from xai_service.decisions import decisions_of, read_decision
 from xai_service.deferred import DeferredExplainer
+from xai_service.errors import BudgetExhausted, InternalError
 from xai_service.lanes import Admission, DeferredLane, wait_until
 from xai_service.ledger.entry import Decision, Explanation, encode_decision
 from xai_service.ledger.ids import new_ids
@@ -30,7 +31,15 @@ from xai_service.model.costs import FEW_ROWS, Pace
 from xai_service.model.repository import ModelEntry, Repository
 from xai_service.model.snapshot import ModelSnapshot
 from xai_service.model.watch import Watch
-from xai_service.types import Attributions, Explanations, ExplanationStatus, PredictCall, Prediction, Timings
+from xai_service.types import (
+    Attributions,
+    ExplanationMode,
+    Explanations,
+    ExplanationStatus,
+    PredictCall,
+    Prediction,
+    Timings,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -100,7 +109,12 @@ class ExplainService:
         with self._admission.admit(len(call.rows)):
             call = in_model_order(call, model)
             self._profiles.check_and_merge(call, model)
-            prediction, explanations, timings = self._predict_and_explain(model, call, deadline)
+            if call.mode is ExplanationMode.NONE:
+                prediction, explanations, timings = _predict_alone(model, call, deadline)
+            else:
+                prediction, explanations, timings = self._predict_and_explain(model, call, deadline)
+            if call.mode is ExplanationMode.REQUIRED:
+                _check_complete(explanations)
             return self._record(model, call, prediction, explanations, timings, arrived_ns)
 
     def decision(self, decision_id: uuid.UUID) -> tuple[Decision, Explanation]:
@@ -221,6 +235,28 @@ class ExplainService:
             timings, record_us=(finished_ns - started_ns) / 1e3, total_us=(finished_ns - arrived_ns) / 1e3
         )
         return PredictReply(model, tuple(ids), prediction, explanations, timings)
+
+
+def _predict_alone(
+    model: ModelSnapshot, call: PredictCall, deadline: Deadline
+) -> tuple[Prediction, Explanations, Timings]:
+    prediction = model.predict(call.rows)
+    explanations = assemble.without_attributions(
+        ExplanationStatus.NOT_REQUESTED,
+        len(call.rows),
+        model.base_values,
+        model.method_for(len(call.rows)),
+        "the request asked for none",
+    )
+    return prediction, explanations, assemble.timings(prediction, None, deadline.budget_ms)
+
+
+def _check_complete(explanations: Explanations) -> None:
+    """Refuses a reply whose explanations are not there, for requests that want none without them."""
+    if ExplanationStatus.FAILED in explanations.statuses:
+        raise InternalError(f"the explanation failed, and the request requires it: {explanations.detail}")
+    if ExplanationStatus.DEFERRED in explanations.statuses:
+        raise BudgetExhausted(f"no explanation in time, and the request requires it: {explanations.detail}")
 
 
 class _Profiles:

@@ -19,6 +19,15 @@ class ExplanationStatus(enum.Enum):
     COMPLETE = "complete"
     DEFERRED = "deferred"
     FAILED = "failed"
+    NOT_REQUESTED = "not requested"
+
+
+class ExplanationMode(enum.Enum):
+    """What a request wants of explanations."""
+
+    NONE = "none"
+    COMPLETE_OR_DEFERRED = "complete or deferred"
+    REQUIRED = "required"  # no reply without them: the deadline is the error
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,6 +51,9 @@ class PredictCall:
         latency_budget_ms: the request's own budget in milliseconds, or ``None``.
         time_remaining_s: seconds left of the transport's deadline at decoding, or ``None`` without one.
         columns: what was sent instead of a matrix; empty where it was one.
+        mode: what it wants of explanations.
+        priority: who is shed first in an overload: 0 last, the greatest number first; 0 to 9.
+        caller: who calls, as far as the transport knows; requests of one caller share what is fair.
     """
 
     model_name: str
@@ -51,6 +63,9 @@ class PredictCall:
     latency_budget_ms: float | None = None
     time_remaining_s: float | None = None
     columns: tuple[Column, ...] = ()
+    mode: ExplanationMode = ExplanationMode.COMPLETE_OR_DEFERRED
+    priority: int = 0
+    caller: str = ""
 
     @property
     def strings(self) -> dict[int, tuple[str | None, ...]]:

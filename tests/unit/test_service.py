@@ -15,13 +15,13 @@ import pytest
 
 from xai_service.budget import Deadline
 from xai_service.config import ServiceConfig
-from xai_service.errors import BudgetExhausted, InvalidInput, ModelNotFound, Overloaded, Unavailable
+from xai_service.errors import BudgetExhausted, InternalError, InvalidInput, ModelNotFound, Overloaded, Unavailable
 from xai_service.ledger.store import Ledger
 from xai_service.model.costs import Costs
 from xai_service.model.repository import Repository
 from xai_service.model.snapshot import ModelSnapshot
 from xai_service.service import ExplainService
-from xai_service.types import ExplanationStatus, PredictCall
+from xai_service.types import ExplanationMode, ExplanationStatus, PredictCall
 
 COMPLETE, DEFERRED, FAILED = ExplanationStatus.COMPLETE, ExplanationStatus.DEFERRED, ExplanationStatus.FAILED
 LONG_S = 60  # only waited out when a test fails
@@ -111,11 +111,50 @@ def test_attributions_that_do_not_add_up_are_a_value_in_the_reply(service, rows,
     idle_with(service, 3)
 
 
+def test_a_request_that_wants_no_explanation_costs_none(service, repository, rows, monkeypatch):
+    monkeypatch.setattr(ModelSnapshot, "explain", _fail(AssertionError("nobody asked for it")))
+    reply = service.predict(ask(rows[:2], mode=ExplanationMode.NONE))
+    assert reply.explanations.statuses == (ExplanationStatus.NOT_REQUESTED,) * 2
+    assert reply.explanations.phi is None
+    expected = repository.get("loan").predict(np.ascontiguousarray(rows[:2]))
+    assert reply.prediction.margin.tobytes() == expected.margin.tobytes()
+    assert [service.decision(i)[1].status for i in reply.decision_ids] == [ExplanationStatus.NOT_REQUESTED] * 2
+    assert service.pending_explanations() == 0
+    idle_with(service, 2)
+
+
+def test_a_request_that_requires_explanations_gets_them_or_nothing(service, rows, monkeypatch):
+    required = ask(rows[:2], mode=ExplanationMode.REQUIRED)
+    assert service.predict(required).explanations.statuses == (COMPLETE, COMPLETE)
+    with monkeypatch.context() as patch:
+        explain = ModelSnapshot.explain
+        patch.setattr(ModelSnapshot, "explain", lambda *a, **k: _NeverReady(explain(*a, **k)))
+        with pytest.raises(BudgetExhausted, match="requires it"):
+            service.predict(dataclasses.replace(required, latency_budget_ms=10))
+    idle_with(service, 2)
+    change_explanations(monkeypatch, lambda phi: phi + 1)
+    with pytest.raises(InternalError, match="do not add up"):
+        service.predict(required)
+    idle_with(service, 2)
+
+
 def _fail(error):
     def explain(*_args, **_more):
         raise error
 
     return explain
+
+
+class _NeverReady:
+    def __init__(self, job):
+        self._job = job
+
+    def wait(self, timeout_s):
+        time.sleep(timeout_s)
+        return False
+
+    def cancel(self):
+        self._job.cancel()
 
 
 class _BrokenJob:

@@ -31,6 +31,7 @@ _STATUS_TO_WIRE = {
     ExplanationStatus.COMPLETE: record_pb2.ExplanationRecord.STATUS_COMPLETE,
     ExplanationStatus.DEFERRED: record_pb2.ExplanationRecord.STATUS_DEFERRED,
     ExplanationStatus.FAILED: record_pb2.ExplanationRecord.STATUS_FAILED,
+    ExplanationStatus.NOT_REQUESTED: record_pb2.ExplanationRecord.STATUS_NOT_REQUESTED,
 }
 _STATUS_FROM_WIRE = {wire: status for status, wire in _STATUS_TO_WIRE.items()}
 

@@ -52,6 +52,7 @@ _STATUSES = {
     pb.EXPLANATION_STATUS_COMPLETE: ExplanationStatus.COMPLETE,
     pb.EXPLANATION_STATUS_DEFERRED: ExplanationStatus.DEFERRED,
     pb.EXPLANATION_STATUS_FAILED: ExplanationStatus.FAILED,
+    pb.EXPLANATION_STATUS_NOT_REQUESTED: ExplanationStatus.NOT_REQUESTED,
 }
 # gRPC's own refusal of a request too many carries no details. Its other RESOURCE_EXHAUSTED is of a message too large,
 # for which trying again is no help.

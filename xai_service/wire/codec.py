@@ -14,7 +14,7 @@ from xai_service.errors import FieldViolation, InvalidInput
 from xai_service.ledger.entry import Decision, Explanation
 from xai_service.model.repository import ModelEntry
 from xai_service.service import PredictReply
-from xai_service.types import ExplanationStatus, Float32Array, Method, PredictCall, Timings
+from xai_service.types import ExplanationMode, ExplanationStatus, Float32Array, Method, PredictCall, Timings
 from xai_service.wire.columns import from_columns
 from xai_service.wire.gen.xai.v1 import decision_service_pb2 as pb
 from xai_service.wire.results import ModelStatus
@@ -24,7 +24,15 @@ STATUSES = {
     ExplanationStatus.COMPLETE: pb.EXPLANATION_STATUS_COMPLETE,
     ExplanationStatus.DEFERRED: pb.EXPLANATION_STATUS_DEFERRED,
     ExplanationStatus.FAILED: pb.EXPLANATION_STATUS_FAILED,
+    ExplanationStatus.NOT_REQUESTED: pb.EXPLANATION_STATUS_NOT_REQUESTED,
 }
+MODES = {
+    pb.EXPLANATION_MODE_UNSPECIFIED: ExplanationMode.COMPLETE_OR_DEFERRED,
+    pb.EXPLANATION_MODE_NONE: ExplanationMode.NONE,
+    pb.EXPLANATION_MODE_COMPLETE_OR_DEFERRED: ExplanationMode.COMPLETE_OR_DEFERRED,
+    pb.EXPLANATION_MODE_REQUIRED: ExplanationMode.REQUIRED,
+}
+_LOWEST_PRIORITY = 9
 
 
 def decode_predict(request: pb.PredictRequest, time_remaining_s: float | None) -> PredictCall:
@@ -36,6 +44,10 @@ def decode_predict(request: pb.PredictRequest, time_remaining_s: float | None) -
     """
     if not request.model_name:
         raise InvalidInput(FieldViolation("model_name", "is empty; name the model"))
+    if request.explanation_mode not in MODES:
+        raise InvalidInput(FieldViolation("explanation_mode", f"{request.explanation_mode} is none that is known"))
+    if request.priority > _LOWEST_PRIORITY:
+        raise InvalidInput(FieldViolation("priority", f"{request.priority} is not from 0 to {_LOWEST_PRIORITY}"))
     columns = from_columns(request)
     return PredictCall(
         model_name=request.model_name,
@@ -45,6 +57,8 @@ def decode_predict(request: pb.PredictRequest, time_remaining_s: float | None) -
         feature_names=tuple(request.feature_names) or None,
         latency_budget_ms=request.latency_budget_ms if request.HasField("latency_budget_ms") else None,
         time_remaining_s=time_remaining_s,
+        mode=MODES[request.explanation_mode],
+        priority=request.priority,
     )
 
 

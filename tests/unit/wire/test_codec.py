@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from xai_service.errors import InvalidInput
 from xai_service.ledger.entry import Explanation
-from xai_service.types import ExplanationStatus, Method, Timings
+from xai_service.types import ExplanationMode, ExplanationStatus, Method, Timings
 from xai_service.wire import codec
 from xai_service.wire.gen.xai.v1 import decision_service_pb2 as pb
 from xai_service.wire.tensors import from_tensor, to_tensor
@@ -39,6 +39,16 @@ def test_a_request_becomes_a_call():
     assert call.feature_names == ("a", "b", "c")
     assert (call.latency_budget_ms, call.time_remaining_s) == (12.5, 0.25)
     np.testing.assert_array_equal(call.rows, np.ones((2, 3)))
+
+
+def test_a_request_says_what_it_wants_of_explanations():
+    assert codec.decode_predict(request(), None).mode is ExplanationMode.COMPLETE_OR_DEFERRED
+    for mode in ExplanationMode:
+        wire = getattr(pb, f"EXPLANATION_MODE_{mode.name}")
+        call = codec.decode_predict(request(explanation_mode=wire, priority=9), None)
+        assert (call.mode, call.priority) == (mode, 9)
+    assert field(request(explanation_mode=17)) == "explanation_mode"
+    assert field(request(priority=10)) == "priority"
 
 
 def test_what_is_absent_is_none():

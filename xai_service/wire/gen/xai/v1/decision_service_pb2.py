@@ -23,10 +23,11 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import any_pb2 as google_dot_protobuf_dot_any__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dxai/v1/decision_service.proto\x12\x06xai.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"F\n\x06Tensor\x12\x1f\n\x05\x64type\x18\x01 \x01(\x0e\x32\x10.xai.v1.DataType\x12\r\n\x05shape\x18\x02 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"g\n\x06\x43olumn\x12\x0c\n\x04name\x18\x01 \x01(\t\x12!\n\x07numbers\x18\x02 \x01(\x0b\x32\x0e.xai.v1.TensorH\x00\x12\"\n\x07strings\x18\x03 \x01(\x0b\x32\x0f.xai.v1.StringsH\x00\x42\x08\n\x06values\"*\n\x07Strings\x12\x0e\n\x06values\x18\x01 \x03(\t\x12\x0f\n\x07missing\x18\x02 \x03(\r\"\xc8\x01\n\x0ePredictRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x1d\n\x05input\x18\x03 \x01(\x0b\x32\x0e.xai.v1.Tensor\x12\x15\n\rfeature_names\x18\x04 \x03(\t\x12\x1e\n\x11latency_budget_ms\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x1f\n\x07\x63olumns\x18\x06 \x03(\x0b\x32\x0e.xai.v1.ColumnB\x14\n\x12_latency_budget_ms\"\xe9\x02\n\x0fPredictResponse\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x14\n\x0cmodel_sha256\x18\x03 \x01(\t\x12\x14\n\x0c\x64\x65\x63ision_ids\x18\x04 \x03(\t\x12\x1e\n\x06margin\x18\x05 \x01(\x0b\x32\x0e.xai.v1.Tensor\x12%\n\rprobabilities\x18\x06 \x01(\x0b\x32\x0e.xai.v1.Tensor\x12\x1e\n\x06labels\x18\x07 \x01(\x0b\x32\x0e.xai.v1.Tensor\x12\"\n\nprediction\x18\x08 \x01(\x0b\x32\x0e.xai.v1.Tensor\x12\x0f\n\x07\x63lasses\x18\t \x03(\t\x12\x15\n\rfeature_names\x18\n \x03(\t\x12*\n\x0c\x65xplanations\x18\x0b \x01(\x0b\x32\x14.xai.v1.Explanations\x12 \n\x07timings\x18\x0c \x01(\x0b\x32\x0f.xai.v1.Timings\"\xe3\x01\n\x0c\x45xplanations\x12+\n\x08statuses\x18\x01 \x03(\x0e\x32\x19.xai.v1.ExplanationStatus\x12$\n\x0c\x61ttributions\x18\x02 \x01(\x0b\x32\x0e.xai.v1.Tensor\x12#\n\x0b\x62\x61se_values\x18\x03 \x01(\x0b\x32\x0e.xai.v1.Tensor\x12+\n\x13\x61\x64\x64itivity_residual\x18\x04 \x01(\x0b\x32\x0e.xai.v1.Tensor\x12\x0e\n\x06\x64\x65tail\x18\x05 \x01(\t\x12\x1e\n\x06method\x18\x06 \x01(\x0b\x32\x0e.xai.v1.Method\"9\n\x06Method\x12\x11\n\talgorithm\x18\x01 \x01(\t\x12\x0f\n\x07variant\x18\x02 \x01(\t\x12\x0b\n\x03isa\x18\x03 \x01(\t\"\xca\x01\n\x07Timings\x12\x12\n\npredict_us\x18\x01 \x01(\x01\x12\x17\n\nexplain_us\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x17\n\noverlap_us\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x16\n\trecord_us\x18\x04 \x01(\x01H\x02\x88\x01\x01\x12\x15\n\x08total_us\x18\x05 \x01(\x01H\x03\x88\x01\x01\x12\x11\n\tbudget_ms\x18\x06 \x01(\x01\x42\r\n\x0b_explain_usB\r\n\x0b_overlap_usB\x0c\n\n_record_usB\x0b\n\t_total_us\")\n\x12GetDecisionRequest\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x01 \x01(\t\"9\n\x13GetDecisionResponse\x12\"\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x10.xai.v1.Decision\",\n\x15GetExplanationRequest\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x01 \x01(\t\"W\n\x16GetExplanationResponse\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x01 \x01(\t\x12(\n\x0b\x65xplanation\x18\x02 \x01(\x0b\x32\x13.xai.v1.Explanation\"\xed\x04\n\x08\x44\x65\x63ision\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x01 \x01(\t\x12.\n\ndecided_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nmodel_name\x18\x03 \x01(\t\x12\x15\n\rmodel_version\x18\x04 \x01(\t\x12\x14\n\x0cmodel_sha256\x18\x05 \x01(\t\x12\x15\n\rfeature_names\x18\x06 \x03(\t\x12\x1d\n\x05input\x18\x07 \x01(\x0b\x32\x0e.xai.v1.Tensor\x12\x1e\n\x06margin\x18\x08 \x01(\x0b\x32\x0e.xai.v1.Tensor\x12%\n\rprobabilities\x18\t \x01(\x0b\x32\x0e.xai.v1.Tensor\x12\x12\n\x05label\x18\n \x01(\x03H\x00\x88\x01\x01\x12\"\n\nprediction\x18\x0b \x01(\x0b\x32\x0e.xai.v1.Tensor\x12\x0f\n\x07\x63lasses\x18\x0c \x03(\t\x12\x16\n\tthreshold\x18\r \x01(\x01H\x01\x88\x01\x01\x12\x18\n\x10\x66\x61vourable_class\x18\x0e \x01(\t\x12(\n\x0b\x65xplanation\x18\x0f \x01(\x0b\x32\x13.xai.v1.Explanation\x12 \n\x07timings\x18\x10 \x01(\x0b\x32\x0f.xai.v1.Timings\x12\x0f\n\x07runtime\x18\x11 \x03(\t\x12\x39\n\rinput_strings\x18\x12 \x03(\x0b\x32\".xai.v1.Decision.InputStringsEntry\x1a\x33\n\x11InputStringsEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x08\n\x06_labelB\x0c\n\n_threshold\"\x82\x02\n\x0b\x45xplanation\x12)\n\x06status\x18\x01 \x01(\x0e\x32\x19.xai.v1.ExplanationStatus\x12$\n\x0c\x61ttributions\x18\x02 \x01(\x0b\x32\x0e.xai.v1.Tensor\x12#\n\x0b\x62\x61se_values\x18\x03 \x01(\x0b\x32\x0e.xai.v1.Tensor\x12\x1b\n\x13\x61\x64\x64itivity_residual\x18\x04 \x01(\x01\x12\x0e\n\x06\x64\x65tail\x18\x05 \x01(\t\x12\x1e\n\x06method\x18\x06 \x01(\x0b\x32\x0e.xai.v1.Method\x12\x30\n\x0c\x65xplained_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x13\n\x11ListModelsRequest\"9\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.xai.v1.ModelStatus\"\x94\x02\n\x0bModelStatus\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\r\n\x05ready\x18\x03 \x01(\x08\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x14\n\x0cmodel_sha256\x18\x05 \x01(\t\x12\x15\n\rfeature_names\x18\x06 \x03(\t\x12\x0f\n\x07\x63lasses\x18\x07 \x03(\t\x12\x16\n\x0e\x61llows_missing\x18\x08 \x03(\x08\x12\x0c\n\x04task\x18\t \x01(\t\x12\x11\n\tsigned_by\x18\n \x01(\t\x12-\n\tloaded_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rfeature_kinds\x18\x0c \x03(\t*h\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT32\x10\x01\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT64\x10\x02\x12\x13\n\x0f\x44\x41TA_TYPE_INT64\x10\x03*\x98\x01\n\x11\x45xplanationStatus\x12\"\n\x1e\x45XPLANATION_STATUS_UNSPECIFIED\x10\x00\x12\x1f\n\x1b\x45XPLANATION_STATUS_COMPLETE\x10\x01\x12\x1f\n\x1b\x45XPLANATION_STATUS_DEFERRED\x10\x02\x12\x1d\n\x19\x45XPLANATION_STATUS_FAILED\x10\x03\x32\xab\x02\n\x0f\x44\x65\x63isionService\x12:\n\x07Predict\x12\x16.xai.v1.PredictRequest\x1a\x17.xai.v1.PredictResponse\x12\x46\n\x0bGetDecision\x12\x1a.xai.v1.GetDecisionRequest\x1a\x1b.xai.v1.GetDecisionResponse\x12O\n\x0eGetExplanation\x12\x1d.xai.v1.GetExplanationRequest\x1a\x1e.xai.v1.GetExplanationResponse\x12\x43\n\nListModels\x12\x19.xai.v1.ListModelsRequest\x1a\x1a.xai.v1.ListModelsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dxai/v1/decision_service.proto\x12\x06xai.v1\x1a\x19google/protobuf/any.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"F\n\x06Tensor\x12\x1f\n\x05\x64type\x18\x01 \x01(\x0e\x32\x10.xai.v1.DataType\x12\r\n\x05shape\x18\x02 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"g\n\x06\x43olumn\x12\x0c\n\x04name\x18\x01 \x01(\t\x12!\n\x07numbers\x18\x02 \x01(\x0b\x32\x0e.xai.v1.TensorH\x00\x12\"\n\x07strings\x18\x03 \x01(\x0b\x32\x0f.xai.v1.StringsH\x00\x42\x08\n\x06values\"*\n\x07Strings\x12\x0e\n\x06values\x18\x01 \x03(\t\x12\x0f\n\x07missing\x18\x02 \x03(\r\"\x8d\x02\n\x0ePredictRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x1d\n\x05input\x18\x03 \x01(\x0b\x32\x0e.xai.v1.Tensor\x12\x15\n\rfeature_names\x18\x04 \x03(\t\x12\x1e\n\x11latency_budget_ms\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x1f\n\x07\x63olumns\x18\x06 \x03(\x0b\x32\x0e.xai.v1.Column\x12\x31\n\x10\x65xplanation_mode\x18\x07 \x01(\x0e\x32\x17.xai.v1.ExplanationMode\x12\x10\n\x08priority\x18\x08 \x01(\rB\x14\n\x12_latency_budget_ms\"K\n\x14PredictStreamRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\'\n\x07request\x18\x02 \x01(\x0b\x32\x16.xai.v1.PredictRequest\"~\n\x15PredictStreamResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12+\n\x08response\x18\x02 \x01(\x0b\x32\x17.xai.v1.PredictResponseH\x00\x12\"\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x11.xai.v1.CallErrorH\x00\x42\x08\n\x06\x61nswer\"Q\n\tCallError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12%\n\x07\x64\x65tails\x18\x03 \x03(\x0b\x32\x14.google.protobuf.Any\"\xe9\x02\n\x0fPredictResponse\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x14\n\x0cmodel_sha256\x18\x03 \x01(\t\x12\x14\n\x0c\x64\x65\x63ision_ids\x18\x04 \x03(\t\x12\x1e\n\x06margin\x18\x05 \x01(\x0b\x32\x0e.xai.v1.Tensor\x12%\n\rprobabilities\x18\x06 \x01(\x0b\x32\x0e.xai.v1.Tensor\x12\x1e\n\x06labels\x18\x07 \x01(\x0b\x32\x0e.xai.v1.Tensor\x12\"\n\nprediction\x18\x08 \x01(\x0b\x32\x0e.xai.v1.Tensor\x12\x0f\n\x07\x63lasses\x18\t \x03(\t\x12\x15\n\rfeature_names\x18\n \x03(\t\x12*\n\x0c\x65xplanations\x18\x0b \x01(\x0b\x32\x14.xai.v1.Explanations\x12 \n\x07timings\x18\x0c \x01(\x0b\x32\x0f.xai.v1.Timings\"\xe3\x01\n\x0c\x45xplanations\x12+\n\x08statuses\x18\x01 \x03(\x0e\x32\x19.xai.v1.ExplanationStatus\x12$\n\x0c\x61ttributions\x18\x02 \x01(\x0b\x32\x0e.xai.v1.Tensor\x12#\n\x0b\x62\x61se_values\x18\x03 \x01(\x0b\x32\x0e.xai.v1.Tensor\x12+\n\x13\x61\x64\x64itivity_residual\x18\x04 \x01(\x0b\x32\x0e.xai.v1.Tensor\x12\x0e\n\x06\x64\x65tail\x18\x05 \x01(\t\x12\x1e\n\x06method\x18\x06 \x01(\x0b\x32\x0e.xai.v1.Method\"9\n\x06Method\x12\x11\n\talgorithm\x18\x01 \x01(\t\x12\x0f\n\x07variant\x18\x02 \x01(\t\x12\x0b\n\x03isa\x18\x03 \x01(\t\"\xca\x01\n\x07Timings\x12\x12\n\npredict_us\x18\x01 \x01(\x01\x12\x17\n\nexplain_us\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x17\n\noverlap_us\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x16\n\trecord_us\x18\x04 \x01(\x01H\x02\x88\x01\x01\x12\x15\n\x08total_us\x18\x05 \x01(\x01H\x03\x88\x01\x01\x12\x11\n\tbudget_ms\x18\x06 \x01(\x01\x42\r\n\x0b_explain_usB\r\n\x0b_overlap_usB\x0c\n\n_record_usB\x0b\n\t_total_us\")\n\x12GetDecisionRequest\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x01 \x01(\t\"9\n\x13GetDecisionResponse\x12\"\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x10.xai.v1.Decision\",\n\x15GetExplanationRequest\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x01 \x01(\t\"W\n\x16GetExplanationResponse\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x01 \x01(\t\x12(\n\x0b\x65xplanation\x18\x02 \x01(\x0b\x32\x13.xai.v1.Explanation\"\xed\x04\n\x08\x44\x65\x63ision\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x01 \x01(\t\x12.\n\ndecided_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nmodel_name\x18\x03 \x01(\t\x12\x15\n\rmodel_version\x18\x04 \x01(\t\x12\x14\n\x0cmodel_sha256\x18\x05 \x01(\t\x12\x15\n\rfeature_names\x18\x06 \x03(\t\x12\x1d\n\x05input\x18\x07 \x01(\x0b\x32\x0e.xai.v1.Tensor\x12\x1e\n\x06margin\x18\x08 \x01(\x0b\x32\x0e.xai.v1.Tensor\x12%\n\rprobabilities\x18\t \x01(\x0b\x32\x0e.xai.v1.Tensor\x12\x12\n\x05label\x18\n \x01(\x03H\x00\x88\x01\x01\x12\"\n\nprediction\x18\x0b \x01(\x0b\x32\x0e.xai.v1.Tensor\x12\x0f\n\x07\x63lasses\x18\x0c \x03(\t\x12\x16\n\tthreshold\x18\r \x01(\x01H\x01\x88\x01\x01\x12\x18\n\x10\x66\x61vourable_class\x18\x0e \x01(\t\x12(\n\x0b\x65xplanation\x18\x0f \x01(\x0b\x32\x13.xai.v1.Explanation\x12 \n\x07timings\x18\x10 \x01(\x0b\x32\x0f.xai.v1.Timings\x12\x0f\n\x07runtime\x18\x11 \x03(\t\x12\x39\n\rinput_strings\x18\x12 \x03(\x0b\x32\".xai.v1.Decision.InputStringsEntry\x1a\x33\n\x11InputStringsEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x08\n\x06_labelB\x0c\n\n_threshold\"\x82\x02\n\x0b\x45xplanation\x12)\n\x06status\x18\x01 \x01(\x0e\x32\x19.xai.v1.ExplanationStatus\x12$\n\x0c\x61ttributions\x18\x02 \x01(\x0b\x32\x0e.xai.v1.Tensor\x12#\n\x0b\x62\x61se_values\x18\x03 \x01(\x0b\x32\x0e.xai.v1.Tensor\x12\x1b\n\x13\x61\x64\x64itivity_residual\x18\x04 \x01(\x01\x12\x0e\n\x06\x64\x65tail\x18\x05 \x01(\t\x12\x1e\n\x06method\x18\x06 \x01(\x0b\x32\x0e.xai.v1.Method\x12\x30\n\x0c\x65xplained_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x13\n\x11ListModelsRequest\"9\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.xai.v1.ModelStatus\"\x94\x02\n\x0bModelStatus\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\r\n\x05ready\x18\x03 \x01(\x08\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x14\n\x0cmodel_sha256\x18\x05 \x01(\t\x12\x15\n\rfeature_names\x18\x06 \x03(\t\x12\x0f\n\x07\x63lasses\x18\x07 \x03(\t\x12\x16\n\x0e\x61llows_missing\x18\x08 \x03(\x08\x12\x0c\n\x04task\x18\t \x01(\t\x12\x11\n\tsigned_by\x18\n \x01(\t\x12-\n\tloaded_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rfeature_kinds\x18\x0c \x03(\t*h\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT32\x10\x01\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT64\x10\x02\x12\x13\n\x0f\x44\x41TA_TYPE_INT64\x10\x03*\xbe\x01\n\x11\x45xplanationStatus\x12\"\n\x1e\x45XPLANATION_STATUS_UNSPECIFIED\x10\x00\x12\x1f\n\x1b\x45XPLANATION_STATUS_COMPLETE\x10\x01\x12\x1f\n\x1b\x45XPLANATION_STATUS_DEFERRED\x10\x02\x12\x1d\n\x19\x45XPLANATION_STATUS_FAILED\x10\x03\x12$\n EXPLANATION_STATUS_NOT_REQUESTED\x10\x04*\x98\x01\n\x0f\x45xplanationMode\x12 \n\x1c\x45XPLANATION_MODE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x45XPLANATION_MODE_NONE\x10\x01\x12)\n%EXPLANATION_MODE_COMPLETE_OR_DEFERRED\x10\x02\x12\x1d\n\x19\x45XPLANATION_MODE_REQUIRED\x10\x03\x32\xfd\x02\n\x0f\x44\x65\x63isionService\x12:\n\x07Predict\x12\x16.xai.v1.PredictRequest\x1a\x17.xai.v1.PredictResponse\x12P\n\rPredictStream\x12\x1c.xai.v1.PredictStreamRequest\x1a\x1d.xai.v1.PredictStreamResponse(\x01\x30\x01\x12\x46\n\x0bGetDecision\x12\x1a.xai.v1.GetDecisionRequest\x1a\x1b.xai.v1.GetDecisionResponse\x12O\n\x0eGetExplanation\x12\x1d.xai.v1.GetExplanationRequest\x1a\x1e.xai.v1.GetExplanationResponse\x12\x43\n\nListModels\x12\x19.xai.v1.ListModelsRequest\x1a\x1a.xai.v1.ListModelsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,46 +36,54 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_DECISION_INPUTSTRINGSENTRY']._loaded_options = None
   _globals['_DECISION_INPUTSTRINGSENTRY']._serialized_options = b'8\001'
-  _globals['_DATATYPE']._serialized_start=2837
-  _globals['_DATATYPE']._serialized_end=2941
-  _globals['_EXPLANATIONSTATUS']._serialized_start=2944
-  _globals['_EXPLANATIONSTATUS']._serialized_end=3096
-  _globals['_TENSOR']._serialized_start=74
-  _globals['_TENSOR']._serialized_end=144
-  _globals['_COLUMN']._serialized_start=146
-  _globals['_COLUMN']._serialized_end=249
-  _globals['_STRINGS']._serialized_start=251
-  _globals['_STRINGS']._serialized_end=293
-  _globals['_PREDICTREQUEST']._serialized_start=296
-  _globals['_PREDICTREQUEST']._serialized_end=496
-  _globals['_PREDICTRESPONSE']._serialized_start=499
-  _globals['_PREDICTRESPONSE']._serialized_end=860
-  _globals['_EXPLANATIONS']._serialized_start=863
-  _globals['_EXPLANATIONS']._serialized_end=1090
-  _globals['_METHOD']._serialized_start=1092
-  _globals['_METHOD']._serialized_end=1149
-  _globals['_TIMINGS']._serialized_start=1152
-  _globals['_TIMINGS']._serialized_end=1354
-  _globals['_GETDECISIONREQUEST']._serialized_start=1356
-  _globals['_GETDECISIONREQUEST']._serialized_end=1397
-  _globals['_GETDECISIONRESPONSE']._serialized_start=1399
-  _globals['_GETDECISIONRESPONSE']._serialized_end=1456
-  _globals['_GETEXPLANATIONREQUEST']._serialized_start=1458
-  _globals['_GETEXPLANATIONREQUEST']._serialized_end=1502
-  _globals['_GETEXPLANATIONRESPONSE']._serialized_start=1504
-  _globals['_GETEXPLANATIONRESPONSE']._serialized_end=1591
-  _globals['_DECISION']._serialized_start=1594
-  _globals['_DECISION']._serialized_end=2215
-  _globals['_DECISION_INPUTSTRINGSENTRY']._serialized_start=2140
-  _globals['_DECISION_INPUTSTRINGSENTRY']._serialized_end=2191
-  _globals['_EXPLANATION']._serialized_start=2218
-  _globals['_EXPLANATION']._serialized_end=2476
-  _globals['_LISTMODELSREQUEST']._serialized_start=2478
-  _globals['_LISTMODELSREQUEST']._serialized_end=2497
-  _globals['_LISTMODELSRESPONSE']._serialized_start=2499
-  _globals['_LISTMODELSRESPONSE']._serialized_end=2556
-  _globals['_MODELSTATUS']._serialized_start=2559
-  _globals['_MODELSTATUS']._serialized_end=2835
-  _globals['_DECISIONSERVICE']._serialized_start=3099
-  _globals['_DECISIONSERVICE']._serialized_end=3398
+  _globals['_DATATYPE']._serialized_start=3221
+  _globals['_DATATYPE']._serialized_end=3325
+  _globals['_EXPLANATIONSTATUS']._serialized_start=3328
+  _globals['_EXPLANATIONSTATUS']._serialized_end=3518
+  _globals['_EXPLANATIONMODE']._serialized_start=3521
+  _globals['_EXPLANATIONMODE']._serialized_end=3673
+  _globals['_TENSOR']._serialized_start=101
+  _globals['_TENSOR']._serialized_end=171
+  _globals['_COLUMN']._serialized_start=173
+  _globals['_COLUMN']._serialized_end=276
+  _globals['_STRINGS']._serialized_start=278
+  _globals['_STRINGS']._serialized_end=320
+  _globals['_PREDICTREQUEST']._serialized_start=323
+  _globals['_PREDICTREQUEST']._serialized_end=592
+  _globals['_PREDICTSTREAMREQUEST']._serialized_start=594
+  _globals['_PREDICTSTREAMREQUEST']._serialized_end=669
+  _globals['_PREDICTSTREAMRESPONSE']._serialized_start=671
+  _globals['_PREDICTSTREAMRESPONSE']._serialized_end=797
+  _globals['_CALLERROR']._serialized_start=799
+  _globals['_CALLERROR']._serialized_end=880
+  _globals['_PREDICTRESPONSE']._serialized_start=883
+  _globals['_PREDICTRESPONSE']._serialized_end=1244
+  _globals['_EXPLANATIONS']._serialized_start=1247
+  _globals['_EXPLANATIONS']._serialized_end=1474
+  _globals['_METHOD']._serialized_start=1476
+  _globals['_METHOD']._serialized_end=1533
+  _globals['_TIMINGS']._serialized_start=1536
+  _globals['_TIMINGS']._serialized_end=1738
+  _globals['_GETDECISIONREQUEST']._serialized_start=1740
+  _globals['_GETDECISIONREQUEST']._serialized_end=1781
+  _globals['_GETDECISIONRESPONSE']._serialized_start=1783
+  _globals['_GETDECISIONRESPONSE']._serialized_end=1840
+  _globals['_GETEXPLANATIONREQUEST']._serialized_start=1842
+  _globals['_GETEXPLANATIONREQUEST']._serialized_end=1886
+  _globals['_GETEXPLANATIONRESPONSE']._serialized_start=1888
+  _globals['_GETEXPLANATIONRESPONSE']._serialized_end=1975
+  _globals['_DECISION']._serialized_start=1978
+  _globals['_DECISION']._serialized_end=2599
+  _globals['_DECISION_INPUTSTRINGSENTRY']._serialized_start=2524
+  _globals['_DECISION_INPUTSTRINGSENTRY']._serialized_end=2575
+  _globals['_EXPLANATION']._serialized_start=2602
+  _globals['_EXPLANATION']._serialized_end=2860
+  _globals['_LISTMODELSREQUEST']._serialized_start=2862
+  _globals['_LISTMODELSREQUEST']._serialized_end=2881
+  _globals['_LISTMODELSRESPONSE']._serialized_start=2883
+  _globals['_LISTMODELSRESPONSE']._serialized_end=2940
+  _globals['_MODELSTATUS']._serialized_start=2943
+  _globals['_MODELSTATUS']._serialized_end=3219
+  _globals['_DECISIONSERVICE']._serialized_start=3676
+  _globals['_DECISIONSERVICE']._serialized_end=4057
 # @@protoc_insertion_point(module_scope)

@@ -1,5 +1,6 @@
 import datetime
 
+from google.protobuf import any_pb2 as _any_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -23,6 +24,14 @@ class ExplanationStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     EXPLANATION_STATUS_COMPLETE: _ClassVar[ExplanationStatus]
     EXPLANATION_STATUS_DEFERRED: _ClassVar[ExplanationStatus]
     EXPLANATION_STATUS_FAILED: _ClassVar[ExplanationStatus]
+    EXPLANATION_STATUS_NOT_REQUESTED: _ClassVar[ExplanationStatus]
+
+class ExplanationMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    EXPLANATION_MODE_UNSPECIFIED: _ClassVar[ExplanationMode]
+    EXPLANATION_MODE_NONE: _ClassVar[ExplanationMode]
+    EXPLANATION_MODE_COMPLETE_OR_DEFERRED: _ClassVar[ExplanationMode]
+    EXPLANATION_MODE_REQUIRED: _ClassVar[ExplanationMode]
 DATA_TYPE_UNSPECIFIED: DataType
 DATA_TYPE_FLOAT32: DataType
 DATA_TYPE_FLOAT64: DataType
@@ -31,6 +40,11 @@ EXPLANATION_STATUS_UNSPECIFIED: ExplanationStatus
 EXPLANATION_STATUS_COMPLETE: ExplanationStatus
 EXPLANATION_STATUS_DEFERRED: ExplanationStatus
 EXPLANATION_STATUS_FAILED: ExplanationStatus
+EXPLANATION_STATUS_NOT_REQUESTED: ExplanationStatus
+EXPLANATION_MODE_UNSPECIFIED: ExplanationMode
+EXPLANATION_MODE_NONE: ExplanationMode
+EXPLANATION_MODE_COMPLETE_OR_DEFERRED: ExplanationMode
+EXPLANATION_MODE_REQUIRED: ExplanationMode
 
 class Tensor(_message.Message):
     __slots__ = ("dtype", "shape", "data")
@@ -61,20 +75,52 @@ class Strings(_message.Message):
     def __init__(self, values: _Optional[_Iterable[str]] = ..., missing: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class PredictRequest(_message.Message):
-    __slots__ = ("model_name", "model_version", "input", "feature_names", "latency_budget_ms", "columns")
+    __slots__ = ("model_name", "model_version", "input", "feature_names", "latency_budget_ms", "columns", "explanation_mode", "priority")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     INPUT_FIELD_NUMBER: _ClassVar[int]
     FEATURE_NAMES_FIELD_NUMBER: _ClassVar[int]
     LATENCY_BUDGET_MS_FIELD_NUMBER: _ClassVar[int]
     COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    EXPLANATION_MODE_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: str
     input: Tensor
     feature_names: _containers.RepeatedScalarFieldContainer[str]
     latency_budget_ms: float
     columns: _containers.RepeatedCompositeFieldContainer[Column]
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., input: _Optional[_Union[Tensor, _Mapping]] = ..., feature_names: _Optional[_Iterable[str]] = ..., latency_budget_ms: _Optional[float] = ..., columns: _Optional[_Iterable[_Union[Column, _Mapping]]] = ...) -> None: ...
+    explanation_mode: ExplanationMode
+    priority: int
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., input: _Optional[_Union[Tensor, _Mapping]] = ..., feature_names: _Optional[_Iterable[str]] = ..., latency_budget_ms: _Optional[float] = ..., columns: _Optional[_Iterable[_Union[Column, _Mapping]]] = ..., explanation_mode: _Optional[_Union[ExplanationMode, str]] = ..., priority: _Optional[int] = ...) -> None: ...
+
+class PredictStreamRequest(_message.Message):
+    __slots__ = ("id", "request")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    request: PredictRequest
+    def __init__(self, id: _Optional[str] = ..., request: _Optional[_Union[PredictRequest, _Mapping]] = ...) -> None: ...
+
+class PredictStreamResponse(_message.Message):
+    __slots__ = ("id", "response", "error")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    RESPONSE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    response: PredictResponse
+    error: CallError
+    def __init__(self, id: _Optional[str] = ..., response: _Optional[_Union[PredictResponse, _Mapping]] = ..., error: _Optional[_Union[CallError, _Mapping]] = ...) -> None: ...
+
+class CallError(_message.Message):
+    __slots__ = ("code", "message", "details")
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    DETAILS_FIELD_NUMBER: _ClassVar[int]
+    code: int
+    message: str
+    details: _containers.RepeatedCompositeFieldContainer[_any_pb2.Any]
+    def __init__(self, code: _Optional[int] = ..., message: _Optional[str] = ..., details: _Optional[_Iterable[_Union[_any_pb2.Any, _Mapping]]] = ...) -> None: ...
 
 class PredictResponse(_message.Message):
     __slots__ = ("model_name", "model_version", "model_sha256", "decision_ids", "margin", "probabilities", "labels", "prediction", "classes", "feature_names", "explanations", "timings")

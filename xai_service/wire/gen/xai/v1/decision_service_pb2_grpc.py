@@ -41,6 +41,11 @@ class DecisionServiceStub(object):
                 request_serializer=xai_dot_v1_dot_decision__service__pb2.PredictRequest.SerializeToString,
                 response_deserializer=xai_dot_v1_dot_decision__service__pb2.PredictResponse.FromString,
                 _registered_method=True)
+        self.PredictStream = channel.stream_stream(
+                '/xai.v1.DecisionService/PredictStream',
+                request_serializer=xai_dot_v1_dot_decision__service__pb2.PredictStreamRequest.SerializeToString,
+                response_deserializer=xai_dot_v1_dot_decision__service__pb2.PredictStreamResponse.FromString,
+                _registered_method=True)
         self.GetDecision = channel.unary_unary(
                 '/xai.v1.DecisionService/GetDecision',
                 request_serializer=xai_dot_v1_dot_decision__service__pb2.GetDecisionRequest.SerializeToString,
@@ -65,6 +70,14 @@ class DecisionServiceServicer(object):
     def Predict(self, request, context):
         """Predict scores n rows and explains them within the latency budget. Every row becomes a decision that is stored
         durably before the reply. An explanation that cannot be had in time is DEFERRED: the prediction is never late for it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PredictStream(self, request_iterator, context):
+        """PredictStream answers each request of a stream as Predict would, as soon as it is ready: in any order, and one that
+        fails does not end the stream. For callers that keep many requests under way: a message costs less than a call.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -99,6 +112,11 @@ def add_DecisionServiceServicer_to_server(servicer, server):
                     servicer.Predict,
                     request_deserializer=xai_dot_v1_dot_decision__service__pb2.PredictRequest.FromString,
                     response_serializer=xai_dot_v1_dot_decision__service__pb2.PredictResponse.SerializeToString,
+            ),
+            'PredictStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.PredictStream,
+                    request_deserializer=xai_dot_v1_dot_decision__service__pb2.PredictStreamRequest.FromString,
+                    response_serializer=xai_dot_v1_dot_decision__service__pb2.PredictStreamResponse.SerializeToString,
             ),
             'GetDecision': grpc.unary_unary_rpc_method_handler(
                     servicer.GetDecision,
@@ -144,6 +162,33 @@ class DecisionService(object):
             '/xai.v1.DecisionService/Predict',
             xai_dot_v1_dot_decision__service__pb2.PredictRequest.SerializeToString,
             xai_dot_v1_dot_decision__service__pb2.PredictResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PredictStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/xai.v1.DecisionService/PredictStream',
+            xai_dot_v1_dot_decision__service__pb2.PredictStreamRequest.SerializeToString,
+            xai_dot_v1_dot_decision__service__pb2.PredictStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

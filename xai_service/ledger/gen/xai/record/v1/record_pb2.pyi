@@ -62,10 +62,12 @@ class ExplanationRecord(_message.Message):
         STATUS_COMPLETE: _ClassVar[ExplanationRecord.Status]
         STATUS_DEFERRED: _ClassVar[ExplanationRecord.Status]
         STATUS_FAILED: _ClassVar[ExplanationRecord.Status]
+        STATUS_NOT_REQUESTED: _ClassVar[ExplanationRecord.Status]
     STATUS_UNSPECIFIED: ExplanationRecord.Status
     STATUS_COMPLETE: ExplanationRecord.Status
     STATUS_DEFERRED: ExplanationRecord.Status
     STATUS_FAILED: ExplanationRecord.Status
+    STATUS_NOT_REQUESTED: ExplanationRecord.Status
     DECISION_ID_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     ATTRIBUTIONS_F64_FIELD_NUMBER: _ClassVar[int]
