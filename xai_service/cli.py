@@ -234,9 +234,12 @@ def _setting_options(command: Callable[..., None]) -> Callable[..., None]:
         multiple = typing.get_origin(hint) is tuple
         if multiple:
             hint = typing.get_args(hint)[0]
+        kind: Any = click.Path(path_type=Path) if hint is Path else hint
+        if typing.get_origin(hint) is typing.Literal:
+            kind = click.Choice(typing.get_args(hint))
         command = click.option(
             f"--{flag}/--no-{flag}" if hint is bool else f"--{flag}",
-            type=click.Path(path_type=Path) if hint is Path else hint,
+            type=kind,
             multiple=multiple,
             envvar=f"XAI_{field.name.upper()}",
             show_default=True,

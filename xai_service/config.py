@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from xai_service.cpus import usable_cpus
 
@@ -33,6 +33,9 @@ class ServiceConfig:
     ledger: Path = field(
         default=Path("var/ledger.sqlite"), metadata={"help": "File that decisions are stored in; made when absent."}
     )
+    record: Literal["durable", "off"] = _setting(
+        "durable", "Whether decisions are stored before the reply (durable), or not at all (off), for benchmarks."
+    )
     listen: tuple[str, ...] = _setting(
         ("127.0.0.1:8001",), "Address to serve gRPC on, host:port or unix:PATH; may be given several times."
     )
@@ -60,6 +63,9 @@ class ServiceConfig:
     max_unrecorded_decisions: int = _setting(
         100_000, "Decisions waiting to be stored, in all requests; beyond it requests are refused."
     )
+    max_deferred: int = _setting(
+        1_000_000, "Deferred explanations that may wait; beyond it requests that would defer more are refused."
+    )
     drain_s: float = _setting(10.0, "Seconds that requests under way get to end at shutdown.")
 
     def __post_init__(self) -> None:
@@ -69,6 +75,8 @@ class ServiceConfig:
         for address in self.listen:
             if not _is_address(address):
                 raise ValueError(f"listen: {address!r} is neither host:port, port 0 to 65535, nor unix:PATH")
+        if self.record not in ("durable", "off"):
+            raise ValueError(f"record: {self.record!r} is neither durable nor off")
         for name, low, high in (
             ("reload_every_s", 0, 86_400),
             ("default_budget_ms", 0, 3.6e6),
@@ -81,6 +89,7 @@ class ServiceConfig:
             ("max_waiting_rpcs", 0, 100_000),
             ("explain_workers", 0, 1024),
             ("max_unrecorded_decisions", 1, 10_000_000),
+            ("max_deferred", 0, 1_000_000_000),
             ("drain_s", 0, 3600),
         ):
             value = getattr(self, name)

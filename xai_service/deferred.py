@@ -30,22 +30,50 @@ class DeferredExplainer:
     """
 
     def __init__(
-        self, repository: Repository, ledger: Ledger, pool: treeshap.WorkerPool, additivity_tolerance: float
+        self,
+        repository: Repository,
+        ledger: Ledger,
+        pool: treeshap.WorkerPool,
+        additivity_tolerance: float,
+        most: int,
     ) -> None:
         self._repository = repository
         self._ledger = ledger
         self._pool = pool
         self._tolerance = additivity_tolerance
         self._lock = threading.Lock()
+        self._most = most
+        self._waiting = ledger.pending_count()
         self._looked_at = 0  # the ledger's sequence up to which pending decisions were looked at
         self._from_start = False
         # What an earlier process left is of models that are here now, if at all.
         self._held = {entry.snapshot for entry in repository.entries() if entry.snapshot is not None}
 
-    def hold(self, model: ModelSnapshot) -> None:
-        """Keeps a model of which decisions were recorded as pending, until those are explained. Thread-safe."""
+    @property
+    def waiting(self) -> int:
+        """How many explanations are owed."""
+        return self._waiting
+
+    def expect(self, decisions: int, model: ModelSnapshot) -> None:
+        """Takes so many decisions of a model on, before they are recorded, and keeps the model for them. Thread-safe.
+
+        Raises:
+            Overloaded: too many wait already.
+        """
         with self._lock:
+            if self._waiting + decisions > self._most:
+                raise Overloaded(
+                    f"{self._waiting} explanations are deferred and {decisions} more would pass the limit of "
+                    f"{self._most}: allow a larger budget, or send less",
+                    retry_after_s=1.0,
+                )
+            self._waiting += decisions
             self._held.add(model)
+
+    def forget(self, decisions: int) -> None:
+        """Takes note that so many are owed no longer. Thread-safe."""
+        with self._lock:
+            self._waiting -= decisions
 
     def look_again(self) -> None:
         """Has every pending decision looked at again. Thread-safe."""
@@ -120,4 +148,5 @@ class DeferredExplainer:
         if explanations.detail:
             _log.error("model %s: %s", model.manifest.name, explanations.detail)
         for decision, explanation in zip(decisions, split_explanations(explanations, time.time_ns()), strict=True):
-            self._ledger.amend(decision.decision_id, encode_explanation(decision.decision_id, explanation))
+            if self._ledger.amend(decision.decision_id, encode_explanation(decision.decision_id, explanation)):
+                self.forget(1)

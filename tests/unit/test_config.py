@@ -15,6 +15,7 @@ from xai_service.cpus import usable_cpus
 FIELDS = {field.name: field for field in dataclasses.fields(ServiceConfig)}
 NUMBERS = [name for name, field in FIELDS.items() if isinstance(field.default, (int, float))]
 ZERO_MEANS_SOMETHING = {
+    "max_deferred",
     "default_budget_ms",
     "reload_every_s",
     "reply_reserve_ms",
@@ -30,7 +31,7 @@ def config(**settings):
 
 
 def test_the_settings_are_all_here():
-    assert set(FIELDS) == {*NUMBERS, "repository", "ledger", "listen", "require_signed"}
+    assert set(FIELDS) == {*NUMBERS, "repository", "ledger", "listen", "record", "require_signed"}
     assert all(field.metadata["help"] for field in FIELDS.values())
 
 
@@ -39,6 +40,12 @@ def test_the_settings_are_all_here():
 def test_a_value_out_of_range_is_refused_by_name(name, value):
     with pytest.raises(ValueError, match=f"^{name}: "):
         config(**{name: value})
+
+
+def test_decisions_are_recorded_or_not():
+    assert config().record == "durable"
+    with pytest.raises(ValueError, match=r"^record: 'maybe' is neither"):
+        config(record="maybe")
 
 
 @pytest.mark.parametrize("name", NUMBERS)
