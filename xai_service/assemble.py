@@ -96,4 +96,10 @@ def timings(prediction: Prediction, attributions: Attributions | None, budget_ms
         prediction.started_ns, attributions.started_ns
     )
     explain_us = (attributions.finished_ns - attributions.started_ns) / 1e3
-    return Timings(predict_us, explain_us, max(0, overlap_ns) / 1e3, budget_ms)
+    return Timings(
+        predict_us,
+        explain_us,
+        max(0, overlap_ns) / 1e3,
+        budget_ms,
+        explain_started_ns=attributions.started_ns,
+    )

@@ -26,6 +26,11 @@ class Admission:
         self._rows = 0
         self._closed = False
 
+    @property
+    def rows(self) -> int:
+        """Rows under way."""
+        return self._rows
+
     @contextlib.contextmanager
     def admit(self, rows: int) -> Iterator[None]:
         """Holds a place for ``rows`` rows.

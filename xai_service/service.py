@@ -31,6 +31,8 @@ from xai_service.model.costs import FEW_ROWS, Pace
 from xai_service.model.repository import ModelEntry, Repository
 from xai_service.model.snapshot import ModelSnapshot
 from xai_service.model.watch import Watch
+from xai_service.telemetry import Telemetry
+from xai_service.tracing import open_tracer
 from xai_service.types import (
     Attributions,
     ExplanationMode,
@@ -62,9 +64,17 @@ class ExplainService:
         config: its settings.
         repository: the models that it serves.
         ledger: where decisions are stored; closed by `close`.
+
+    Attributes:
+        telemetry: what is counted of its requests.
+        looks: how often the repository was looked at since, and how many of these loaded a version.
+
+    Raises:
+        Unavailable: traces are asked for, and what sends them is not installed.
     """
 
     def __init__(self, config: ServiceConfig, repository: Repository, ledger: Ledger) -> None:
+        self.telemetry = Telemetry(repository.identify, open_tracer(config.traces))
         self._config = config
         self._repository = repository
         self._ledger = ledger
@@ -77,6 +87,7 @@ class ExplainService:
         self._explainer = DeferredExplainer(repository, ledger, self._pool, config.additivity_tolerance)
         self._deferred = DeferredLane(self._explainer)
         self._watch = Watch(self._look_at_repository, config.reload_every_s)
+        self.looks = (0, 0)
 
     def start(self) -> None:
         """Begins with the explanations that an earlier process left unfinished, and to watch the repository."""
@@ -89,6 +100,7 @@ class ExplainService:
         self._watch.close()
         self._deferred.close()
         self._ledger.close()
+        self.telemetry.close()
 
     def predict(self, call: PredictCall) -> PredictReply:
         """Answers one request. Each row is a decision, stored durably when this returns.
@@ -96,7 +108,16 @@ class ExplainService:
         Raises:
             XaiError: nothing was recorded; the class says whose fault it was.
         """
-        arrived_ns = time.monotonic_ns()
+        began_ns = self.telemetry.began()
+        try:
+            reply = self._predict(call, began_ns)
+        except BaseException as error:
+            self.telemetry.refused(call.model_name, call.model_version, error, began_ns)
+            raise
+        self.telemetry.done(reply)
+        return reply
+
+    def _predict(self, call: PredictCall, arrived_ns: int) -> PredictReply:
         model = self._repository.get(call.model_name, call.model_version)
         deadline = Deadline.open(
             arrived_ns,
@@ -107,6 +128,7 @@ class ExplainService:
         )
         check_shape(call, model, self._config.max_rows_per_request)
         with self._admission.admit(len(call.rows)):
+            admitted_ns = time.monotonic_ns()
             call = in_model_order(call, model)
             self._profiles.check_and_merge(call, model)
             if call.mode is ExplanationMode.NONE:
@@ -115,7 +137,7 @@ class ExplainService:
                 prediction, explanations, timings = self._predict_and_explain(model, call, deadline)
             if call.mode is ExplanationMode.REQUIRED:
                 _check_complete(explanations)
-            return self._record(model, call, prediction, explanations, timings, arrived_ns)
+            return self._record(model, call, prediction, explanations, timings, arrived_ns, admitted_ns)
 
     def decision(self, decision_id: uuid.UUID) -> tuple[Decision, Explanation]:
         """Returns one decision as it was recorded, and its explanation as it stands now.
@@ -133,12 +155,31 @@ class ExplainService:
         """Has the repository looked at now, in the background. May be called by a signal handler."""
         self._watch.ring()
 
+    @property
+    def ledger(self) -> Ledger:
+        """Where its decisions are stored."""
+        return self._ledger
+
     def pending_explanations(self) -> int:
         """Returns how many recorded decisions wait for their explanation."""
         return self._ledger.pending_count()
 
+    def explained_later(self) -> dict[ExplanationStatus, int]:
+        """Returns how many explanations this process finished after the reply, by what became of them."""
+        return dict(self._explainer.finished)
+
+    def rows_in_flight(self) -> int:
+        """Returns how many rows are admitted and under way."""
+        return self._admission.rows
+
+    def profiles(self) -> list[tuple[ModelSnapshot, FeatureProfile]]:
+        """Returns the statistics of the rows that each model was asked about: copies, each of one moment."""
+        return self._profiles.copies()
+
     def _look_at_repository(self) -> None:
-        if self._repository.reload(stop=lambda: self._watch.closing):
+        loaded = self._repository.reload(stop=lambda: self._watch.closing)
+        self.looks = (self.looks[0] + 1, self.looks[1] + loaded)
+        if loaded:
             self._explainer.look_again()  # what waits in the ledger may be of the models that came
             self._deferred.wake()
 
@@ -165,7 +206,9 @@ class ExplainService:
             return prediction, explanations, assemble.timings(prediction, None, deadline.budget_ms)
 
         def kernel_failed(error: Exception) -> tuple[Prediction, Explanations, Timings]:
-            _log.error("model %s: the kernel failed", model.manifest.name, exc_info=error)
+            _log.error(
+                "model %s: the kernel failed", model.manifest.name, exc_info=error, extra={"model": model.manifest.name}
+            )
             return unexplained(ExplanationStatus.FAILED, f"the kernel failed: {error}")
 
         # While the prediction runs, the caller waits anyway: what is done by then costs nothing, whatever is left.
@@ -204,7 +247,7 @@ class ExplainService:
             attributions, model.base_values, prediction.margin, method, self._config.additivity_tolerance
         )
         if explanations.detail:
-            _log.error("model %s: %s", model.manifest.name, explanations.detail)
+            _log.error("model %s: %s", model.manifest.name, explanations.detail, extra={"model": model.manifest.name})
         return prediction, explanations, assemble.timings(prediction, attributions, deadline.budget_ms)
 
     def _record(
@@ -215,6 +258,7 @@ class ExplainService:
         explanations: Explanations,
         timings: Timings,
         arrived_ns: int,
+        admitted_ns: int,
     ) -> PredictReply:
         started_ns = time.monotonic_ns()
         ids = new_ids(len(call.rows))
@@ -232,7 +276,11 @@ class ExplainService:
         finished_ns = time.monotonic_ns()
         self._reply_cost.observe(len(ids), (finished_ns - started_ns) / 1e6)
         timings = replace(
-            timings, record_us=(finished_ns - started_ns) / 1e3, total_us=(finished_ns - arrived_ns) / 1e3
+            timings,
+            record_us=(finished_ns - started_ns) / 1e3,
+            total_us=(finished_ns - arrived_ns) / 1e3,
+            queue_us=(admitted_ns - arrived_ns) / 1e3,
+            arrived_ns=arrived_ns,
         )
         return PredictReply(model, tuple(ids), prediction, explanations, timings)
 
@@ -276,3 +324,14 @@ class _Profiles:
         scan = check_values(call, model, profile)
         with self._lock:
             profile.merge(scan)
+
+    def copies(self) -> list[tuple[ModelSnapshot, FeatureProfile]]:
+        """Returns each model's statistics so far."""
+        with self._lock:
+            known = list(self._by_model.items())
+        copies = []
+        for model, profile in known:
+            copy = FeatureProfile(len(model.feature_names))
+            copy.merge(profile)  # no other merge comes between
+            copies.append((model, copy))
+        return copies

@@ -17,9 +17,13 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
+from xai_service import trace_context
 from xai_service.config import ServiceConfig
-from xai_service.errors import Unavailable
+from xai_service.errors import InvalidInput, Unavailable
 from xai_service.ledger.store import Ledger
+from xai_service.metrics.families import families
+from xai_service.metrics.http import MetricsServer
+from xai_service.metrics.text import render
 from xai_service.model.repository import Repository
 from xai_service.service import ExplainService
 from xai_service.wire import codec, health
@@ -46,7 +50,11 @@ class _Servicer(pb_grpc.DecisionServiceServicer):
 
     def Predict(self, request: pb.PredictRequest, context: Any) -> pb.PredictResponse:  # noqa: N802 (gRPC's names)
         def answer() -> pb.PredictResponse:
-            call = codec.decode_predict(request, codec.time_remaining(context.time_remaining()))
+            try:
+                call = codec.decode_predict(request, codec.time_remaining(context.time_remaining()))
+            except InvalidInput as error:
+                self._service.telemetry.refused(request.model_name, request.model_version or None, error)
+                raise
             return codec.encode_predict(self._service.predict(call))
 
         return _answer(context, answer)
@@ -75,6 +83,7 @@ class _Servicer(pb_grpc.DecisionServiceServicer):
 
 
 def _answer(context: Any, answer: Callable[[], _Response]) -> _Response:
+    trace_context.enter(context.invocation_metadata())
     try:
         return answer()
     except Exception as error:
@@ -99,6 +108,10 @@ class Server:
     Args:
         config: its settings.
         service: what it serves; started by `start`, closed by `stop`.
+
+    Attributes:
+        addresses: where it listens, ports resolved.
+        metrics_address: likewise for metrics; ``None`` without.
 
     Raises:
         Unavailable: an address cannot be listened on.
@@ -129,6 +142,12 @@ class Server:
         names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(_Reflection(names), self._server)
         self.addresses = tuple(self._listen(address) for address in config.listen)
+        self._metrics = (
+            None
+            if config.metrics_address is None
+            else MetricsServer(config.metrics_address, lambda: render(families(service)))
+        )
+        self.metrics_address = None if self._metrics is None else self._metrics.address
 
     def _listen(self, address: str) -> str:
         try:
@@ -145,11 +164,15 @@ class Server:
         for name in ("", SERVICE_NAME):
             self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         self._server.start()
+        if self._metrics is not None:
+            self._metrics.start()
 
     def stop(self) -> None:
         """Says NOT_SERVING, takes no new request, lets those under way end, closes the service."""
         self._health.enter_graceful_shutdown()
         self._server.stop(self._config.drain_s).wait()
+        if self._metrics is not None:
+            self._metrics.close()
         self._service.close()
 
 
@@ -196,6 +219,8 @@ def serve(config: ServiceConfig, on_ready: Callable[[tuple[str, ...]], None] | N
     signal.signal(signal.SIGHUP, lambda *_: service.reload())
     try:
         _log.info("listening on %s", ", ".join(server.addresses))
+        if server.metrics_address is not None:
+            _log.info("metrics at http://%s/metrics", server.metrics_address)
         if on_ready is not None:
             on_ready(server.addresses)
         wanted.wait()
