@@ -110,7 +110,9 @@ def _requests(service: ExplainService, models: _Models) -> Iterator[Family]:
 
     rows = Family("xai_rows_total", "counter", "Rows answered, each a decision.")
     explained = Family("xai_explanations_total", "counter", "Rows answered, by what the reply said of the explanation.")
-    residual = Family("xai_additivity_residual", "histogram", "|base + sum of attributions - margin| of a row.")
+    residual = Family(
+        "xai_additivity_residual", "histogram", "By how much base value and attributions miss the margin."
+    )
     refused = Family("xai_requests_refused_total", "counter", "Requests that ended with an error, by its class.")
     for key, stats in models:
         for reason, count in stats.refused.items():
@@ -140,9 +142,9 @@ def _ledger(service: ExplainService) -> Iterator[Family]:
     yield Family("xai_ledger_queued_entries", "gauge", "Entries waiting to be durable.").add(ledger.queued)
     with contextlib.suppress(Unavailable):
         entries = ledger.last_sequence()
-        yield Family("xai_ledger_entries", "gauge", "Entries stored: decisions, and explanations that came later.").add(
-            entries
-        )
+        yield Family(
+            "xai_ledger_entries_total", "counter", "Entries stored: decisions, and explanations that came later."
+        ).add(entries)
     yield Family("xai_ledger_commit_duration_seconds", "histogram", "A commit, of all that waited.").add_histogram(
         ledger.commit_us, unit=_US
     )
