@@ -8,6 +8,7 @@ is not sampled it pays for that decision, and without a tracer for nothing.
 from __future__ import annotations
 
 import os
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from xai_service.service import PredictReply
 
-_FLUSH_MS = 2000
+_CLOSE_S = 2.0
 _Nanoseconds = tuple[int, int]
 
 
@@ -90,9 +91,11 @@ class RequestTracer:
         request.end(ended_ns + to_epoch)
 
     def close(self) -> None:
-        """Sends what is held, as far as that takes no longer than two seconds, and ends."""
-        self._provider.force_flush(_FLUSH_MS)
-        self._provider.shutdown()
+        """Sends what is held and ends, but waits for that no longer than two seconds."""
+        # The SDK's own timeouts are not kept: it would try for ten seconds to reach a collector that is not there.
+        ending = threading.Thread(target=self._provider.shutdown, name="xai-traces-end", daemon=True)
+        ending.start()
+        ending.join(_CLOSE_S)
 
     def _request(self, model: tuple[str, str], stamps: _Nanoseconds, to_epoch: int) -> Any:
         return self._tracer.start_span(
@@ -108,7 +111,7 @@ def open_tracer(traces: str) -> RequestTracer | None:
     """Returns what the setting ``traces`` asks for: ``None`` for ``off``, for ``otlp`` an exporter as OTEL_* say.
 
     Raises:
-        Unavailable: the extra is not installed.
+        Unavailable: the extra is not installed, or a variable cannot be understood.
     """
     if traces == "off":
         return None
@@ -120,7 +123,10 @@ def open_tracer(traces: str) -> RequestTracer | None:
     except ImportError as error:
         raise Unavailable(f"traces need the extra: pip install 'xai-service[otel]' ({error})") from error
     named = "OTEL_SERVICE_NAME" in os.environ or "service.name=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
-    resource = Resource.create({} if named else {SERVICE_NAME: "xai-service"})
-    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    try:
+        resource = Resource.create({} if named else {SERVICE_NAME: "xai-service"})
+        provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    except ValueError as error:
+        raise Unavailable(f"traces cannot be set up as the OTEL_* variables say: {error}") from error
     return RequestTracer(provider)
