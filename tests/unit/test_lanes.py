@@ -59,6 +59,9 @@ def test_admission_is_exact_at_its_bound():
         admission.admit(1).__enter__()
     with admission.admit(4), pytest.raises(Overloaded):
         admission.admit(7).__enter__()
+    assert admission.rows == 0
+    with admission.admit(4), admission.admit(3):
+        assert admission.rows == 7
     with pytest.raises(Overloaded):
         admission.admit(11).__enter__()
 
