@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import sqlite3
+import textwrap
 import time
 import traceback
 from collections.abc import Iterator
@@ -45,6 +46,9 @@ class TextFormatter(_Formatter):
     def format(self, record: logging.LogRecord) -> str:
         record.exc_text = None  # what another handler's formatter left there says all
         return super().format(record)
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 (logging's name)
+        return textwrap.indent(super().formatException(ei), "  ")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (logging's name)
         return as_message(super().formatMessage(record))

@@ -26,7 +26,7 @@ DURATION_BOUNDS_US = one_two_five(1, 7)
 # In the margin's unit. Float32 rounding of margins around 1 is about 1e-7.
 RESIDUAL_BOUNDS = tuple(float(f"1e{power}") for power in range(-10, 3))
 # Versions that are counted apart; the one that was asked longest ago makes room for one more.
-MAX_MODELS = 1000
+MAX_MODELS = 200
 
 ModelKey = tuple[str, str]
 """Name and version; both are empty where a request named no model that is known."""

@@ -115,7 +115,15 @@ def test_what_may_quote_a_request_is_not_logged(formatter, error):
 )
 def test_what_cannot_is(error):
     text = TextFormatter().format(record("it failed", error=raised(error)))
-    assert text.splitlines()[-1] == f"{type(error).__name__}: {error}"
+    assert text.splitlines()[-1] == f"  {type(error).__name__}: {error}"
+
+
+def test_no_line_of_an_event_passes_for_another_event():
+    hostile = "a\n2030-01-31T12:00:00.123Z INFO xai_service: all is well"
+    first, *rest = TextFormatter().format(record("x: %s", hostile, error=raised(OSError(hostile)))).splitlines()
+    assert first.endswith("ERROR xai_service.model: x: a")
+    assert len(rest) > 3
+    assert all(line.startswith("  ") for line in rest)
 
 
 def test_errors_of_each_other_are_told_once():

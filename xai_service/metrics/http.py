@@ -95,8 +95,13 @@ class MetricsServer:
                     time.sleep(0.1)
                     continue
                 return
-            with connection, contextlib.suppress(OSError):
-                self._serve(connection)
+            with connection:
+                try:
+                    self._serve(connection)
+                except OSError:  # the client's affair
+                    pass
+                except Exception:  # noqa: BLE001 (the thread outlives it; it is logged whole)
+                    _log.exception("a request for metrics failed")
 
     def _serve(self, connection: socket.socket) -> None:
         head = _read_head(connection, time.monotonic() + _DEADLINE_S)
