@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
@@ -125,7 +126,7 @@ class Telemetry:
         """Counts a request that has its reply."""
         manifest, timings, explanations = reply.model.manifest, reply.timings, reply.explanations
         statuses, rows = explanations.statuses, len(explanations.statuses)
-        first = statuses.count(statuses[0])  # seldom not all: the others are only looked for where it is so
+        mixed = None if statuses.count(statuses[0]) == rows else Counter(statuses)
         residuals = None
         if timings.explain_us is not None and (rows > 1 or explanations.phi is None):
             residuals = Histogram(RESIDUAL_BOUNDS)
@@ -143,11 +144,11 @@ class Telemetry:
                 stats.residual.add(residuals)
             elif timings.explain_us is not None:
                 stats.residual.observe(explanations.residual.item())
-            stats.explanations[statuses[0]] += first
-            if first != rows:
-                for status in statuses:
-                    if status is not statuses[0]:
-                        stats.explanations[status] += 1
+            if mixed is None:
+                stats.explanations[statuses[0]] += rows
+            else:
+                for status, count in mixed.items():
+                    stats.explanations[status] += count
         if self._tracer is not None:
             self._tracer.done(reply)
 
@@ -178,7 +179,7 @@ class Telemetry:
         with self._lock:
             keys = list(self._models)
         copies = []
-        for key in keys:  # the lock is let go in between: 1,000 copies would keep requests waiting
+        for key in keys:  # the lock is let go in between, for copying all would keep requests waiting
             with self._lock:
                 if key in self._models:
                     copies.append((key, self._models[key].copy()))
