@@ -107,4 +107,4 @@ def timings(prediction: Prediction, attributions: Attributions | None) -> Timing
         prediction.started_ns, attributions.started_ns
     )
     explain_us = (attributions.finished_ns - attributions.started_ns) / 1e3
-    return Timings(predict_us, explain_us, max(0, overlap_ns) / 1e3)
+    return Timings(predict_us, explain_us, max(0, overlap_ns) / 1e3, explain_started_ns=attributions.started_ns)

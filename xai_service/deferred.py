@@ -27,6 +27,9 @@ class DeferredExplainer:
     A decision is explained by the very model file that decided, even if the repository let go of it meanwhile: `hold`
     keeps it until it is no longer needed. One whose model is not here, or whose explanation cannot be recorded, stays
     pending; it is looked at again after `look_again`, and by the next process. None keeps those behind it waiting.
+
+    Attributes:
+        finished: how many explanations it recorded, by what became of them.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class DeferredExplainer:
         self._ledger = ledger
         self._pool = pool
         self._tolerance = additivity_tolerance
+        self.finished = {ExplanationStatus.COMPLETE: 0, ExplanationStatus.FAILED: 0}
         self._lock = threading.Lock()
         self._most = most
         self._waiting = ledger.pending_count()
@@ -113,7 +117,12 @@ class DeferredExplainer:
         for (name, version, sha256), decisions in by_model.items():
             model = self._repository.find(name, version, sha256)
             if model is None:
-                _log.warning("%d explanations stay deferred: %s", len(decisions), self._why_absent(name, version))
+                _log.warning(
+                    "%d explanations stay deferred: %s",
+                    len(decisions),
+                    self._why_absent(name, version),
+                    extra={"model": name},
+                )
                 continue
             try:
                 self._finish(model, decisions)
@@ -146,7 +155,8 @@ class DeferredExplainer:
         else:
             explanations = assemble.complete(attributions, model.base_values, margin, method, self._tolerance)
         if explanations.detail:
-            _log.error("model %s: %s", model.manifest.name, explanations.detail)
+            _log.error("model %s: %s", model.manifest.name, explanations.detail, extra={"model": model.manifest.name})
         for decision, explanation in zip(decisions, split_explanations(explanations, time.time_ns()), strict=True):
             if self._ledger.amend(decision.decision_id, encode_explanation(decision.decision_id, explanation)):
                 self.forget(1)
+                self.finished[explanation.status] += 1

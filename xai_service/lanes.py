@@ -44,6 +44,11 @@ class Admission:
         self._latest: deque[str] = deque(maxlen=_REMEMBERED)
         self._of_caller: Counter[str] = Counter()
 
+    @property
+    def rows(self) -> int:
+        """Rows under way."""
+        return self._rows
+
     def enter(
         self, rows: int, *, caller: str = "", priority: int = 0, waited_ms: float = 0.0, budget_ms: float | None = None
     ) -> bool:

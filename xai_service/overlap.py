@@ -90,8 +90,9 @@ class Overlap:
             pace.late(calibrated_us, took_us)
             detail = f"not ready within the budget of {deadline.budget_ms:.3g} ms"
             return _unexplained(model, prediction, n, ExplanationStatus.DEFERRED, detail)
+        about = {"model": model.manifest.name}
         if isinstance(outcome, Exception):  # the kernel's failure does not take the prediction with it
-            _log.error("model %s: the kernel failed", model.manifest.name, exc_info=outcome)
+            _log.error("model %s: the kernel failed", model.manifest.name, exc_info=outcome, extra=about)
             detail = f"the kernel failed: {outcome}"
             return _unexplained(model, prediction, n, ExplanationStatus.FAILED, detail)
         learnt.order.took(took_us / n, in_turn=in_turn)
@@ -100,7 +101,7 @@ class Overlap:
             outcome, model.base_values, prediction.margin, model.method_for(n), self._tolerance
         )
         if explanations.detail:
-            _log.error("model %s: %s", model.manifest.name, explanations.detail)
+            _log.error("model %s: %s", model.manifest.name, explanations.detail, extra=about)
         return prediction, explanations, assemble.timings(prediction, outcome)
 
 

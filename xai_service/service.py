@@ -33,6 +33,8 @@ from xai_service.model.repository import ModelEntry, Repository
 from xai_service.model.snapshot import ModelSnapshot
 from xai_service.model.watch import Watch
 from xai_service.overlap import Overlap
+from xai_service.telemetry import Telemetry
+from xai_service.tracing import open_tracer
 from xai_service.types import (
     Column,
     ExplanationMode,
@@ -71,9 +73,17 @@ class ExplainService:
         config: its settings.
         repository: the models that it serves.
         ledger: where decisions are stored; closed by `close`.
+
+    Attributes:
+        telemetry: what is counted of its requests.
+        looks: how often the repository was looked at since, and how many of these loaded a version.
+
+    Raises:
+        Unavailable: traces are asked for, and what sends them is not installed.
     """
 
     def __init__(self, config: ServiceConfig, repository: Repository, ledger: Ledger) -> None:
+        self.telemetry = Telemetry(repository.identify, open_tracer(config.traces))
         self._config = config
         self._repository = repository
         self._ledger = ledger
@@ -88,6 +98,7 @@ class ExplainService:
         )
         self._deferred = DeferredLane(self._explainer)
         self._watch = Watch(self._look_at_repository, config.reload_every_s)
+        self.looks = (0, 0)
 
     def start(self) -> None:
         """Begins with the explanations that an earlier process left unfinished, and to watch the repository."""
@@ -100,6 +111,7 @@ class ExplainService:
         self._watch.close()
         self._deferred.close()
         self._ledger.close()
+        self.telemetry.close()
 
     def predict(self, call: PredictCall) -> PredictReply:
         """Answers one request. Each row is a decision, stored durably when this returns.
@@ -107,7 +119,16 @@ class ExplainService:
         Raises:
             XaiError: nothing was recorded; the class says whose fault it was.
         """
-        arrived_ns = call.arrived_ns or time.monotonic_ns()
+        began_ns = self.telemetry.began()
+        try:
+            reply = self._predict(call, call.arrived_ns or began_ns)
+        except BaseException as error:
+            self.telemetry.refused(call.model_name, call.model_version, error, began_ns)
+            raise
+        self.telemetry.done(reply)
+        return reply
+
+    def _predict(self, call: PredictCall, arrived_ns: int) -> PredictReply:
         model = self._repository.get(call.model_name, call.model_version)
         deadline = Deadline.open(
             arrived_ns,
@@ -126,7 +147,7 @@ class ExplainService:
             budget_ms=deadline.budget_ms,
         )
         try:
-            request = _Request(model, in_model_order(call, model), deadline, arrived_ns)
+            request = _Request(model, in_model_order(call, model), deadline, arrived_ns, waited_ms * 1e3)
             if not in_time and call.mode is ExplanationMode.COMPLETE_OR_DEFERRED:
                 request.put_off = f"the request waited {waited_ms:.3g} ms of its {deadline.budget_ms or 0:.3g} ms"
             if request.may_share():
@@ -153,12 +174,31 @@ class ExplainService:
         """Has the repository looked at now, in the background. May be called by a signal handler."""
         self._watch.ring()
 
+    @property
+    def ledger(self) -> Ledger:
+        """Where its decisions are stored."""
+        return self._ledger
+
     def pending_explanations(self) -> int:
         """Returns how many recorded decisions wait for their explanation."""
         return self._ledger.pending_count()
 
+    def explained_later(self) -> dict[ExplanationStatus, int]:
+        """Returns how many explanations this process finished after the reply, by what became of them."""
+        return dict(self._explainer.finished)
+
+    def rows_in_flight(self) -> int:
+        """Returns how many rows are admitted and under way."""
+        return self._admission.rows
+
+    def profiles(self) -> list[tuple[ModelSnapshot, FeatureProfile]]:
+        """Returns the statistics of the rows that each model was asked about: copies, each of one moment."""
+        return self._profiles.copies()
+
     def _look_at_repository(self) -> None:
-        if self._repository.reload(stop=lambda: self._watch.closing):
+        loaded = self._repository.reload(stop=lambda: self._watch.closing)
+        self.looks = (self.looks[0] + 1, self.looks[1] + loaded)
+        if loaded:
             self._explainer.look_again()  # what waits in the ledger may be of the models that came
             self._deferred.wake()
 
@@ -236,6 +276,9 @@ class ExplainService:
                 request.deadline.budget_ms,
                 (finished_ns - started_ns) / 1e3,
                 (finished_ns - request.arrived_ns) / 1e3,
+                request.queue_us,
+                request.arrived_ns,
+                timings.explain_started_ns,
             )
             request.reply = PredictReply(model, ids, predicted, explained, times)
 
@@ -271,13 +314,16 @@ class ExplainService:
 class _Request:
     """A request on its way, and at last its reply or its error."""
 
-    __slots__ = ("answered", "arrived_ns", "call", "deadline", "error", "model", "put_off", "reply")
+    __slots__ = ("answered", "arrived_ns", "call", "deadline", "error", "model", "put_off", "queue_us", "reply")
 
-    def __init__(self, model: ModelSnapshot, call: PredictCall, deadline: Deadline, arrived_ns: int) -> None:
+    def __init__(
+        self, model: ModelSnapshot, call: PredictCall, deadline: Deadline, arrived_ns: int, queue_us: float
+    ) -> None:
         self.model = model
         self.call = call
         self.deadline = deadline
         self.arrived_ns = arrived_ns
+        self.queue_us = queue_us
         self.put_off = ""  # why its explanation is not begun now
         self.reply: PredictReply | None = None
         self.error: Exception | None = None
@@ -328,3 +374,14 @@ class _Profiles:
         scan = check_values(rows, columns, model, profile)
         with self._lock:
             profile.merge(scan)
+
+    def copies(self) -> list[tuple[ModelSnapshot, FeatureProfile]]:
+        """Returns each model's statistics so far."""
+        with self._lock:
+            known = list(self._by_model.items())
+        copies = []
+        for model, profile in known:
+            copy = FeatureProfile(len(model.feature_names))
+            copy.merge(profile)  # no other merge comes between
+            copies.append((model, copy))
+        return copies

@@ -156,8 +156,10 @@ class Explanations:
 class Timings:
     """Stages of one request in microseconds, and the budget in force in milliseconds (``None``: no limit).
 
-    Stages that were not measured are ``None``: the explanation's where it was not ready for the reply, and the last two
-    in the decision's record, which is written before they have passed.
+    Stages that were not measured are ``None``: the explanation's where it was not ready for the reply, and in the
+    decision's record those that pass after it is written. ``queue_us`` is the wait for admission; ``arrived_ns`` and
+    ``explain_started_ns`` are `time.monotonic_ns` of the request's arrival and of the kernel's first work on it. These
+    three are for metrics and traces, and not recorded.
     """
 
     predict_us: float
@@ -166,3 +168,6 @@ class Timings:
     budget_ms: float | None = None
     record_us: float | None = None
     total_us: float | None = None
+    queue_us: float | None = None
+    arrived_ns: int | None = None
+    explain_started_ns: int | None = None

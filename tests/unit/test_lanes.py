@@ -70,6 +70,9 @@ def test_admission_is_exact_at_its_bound():
         admission.enter(1)
     with admitted(admission, 4), pytest.raises(Overloaded):
         admission.enter(7)
+    assert admission.rows == 0
+    with admitted(admission, 4), admitted(admission, 3):
+        assert admission.rows == 7
     with pytest.raises(Overloaded):
         admission.enter(11)
 

@@ -93,6 +93,15 @@ def read_predict(message: bytes, time_remaining_s: float | None, arrived_ns: int
     return decode_predict(request, time_remaining_s, arrived_ns)
 
 
+def named_in(message: bytes) -> tuple[str, str | None]:
+    """Returns the model and version that an encoded request names, as far as it can be read."""
+    try:
+        request = pb.PredictRequest.FromString(message)
+    except DecodeError:
+        return "", None
+    return request.model_name, request.model_version or None
+
+
 def _rows(request: pb.PredictRequest) -> Float32Array:
     if not request.HasField("input"):
         raise InvalidInput(FieldViolation("input", "is absent; send a FLOAT32 tensor [rows, features]"))

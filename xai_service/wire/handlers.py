@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from xai_service.errors import Overloaded
+from xai_service import trace_context
+from xai_service.errors import InvalidInput, Overloaded
 from xai_service.wire import codec
 from xai_service.wire.gen.xai.v1 import decision_service_pb2 as pb
 from xai_service.wire.status import to_status
@@ -51,8 +52,13 @@ def decision_methods(service: ExplainService, pool: LightPool) -> dict[str, grpc
 
     def predict(message: bytes, context: Any) -> bytes:
         """The hot path: no message objects, and no function between it and the service."""
+        trace_context.enter(context.invocation_metadata())
         try:
-            call = codec.read_predict(message, codec.time_remaining(context.time_remaining()), pool.arrived_ns())
+            try:
+                call = codec.read_predict(message, codec.time_remaining(context.time_remaining()), pool.arrived_ns())
+            except InvalidInput as error:
+                service.telemetry.refused(*codec.named_in(message), error)
+                raise
             reply = codec.write_predict(service.predict(call))
         except Exception as error:
             if isinstance(error, Overloaded):
@@ -88,6 +94,7 @@ def _unary(answer: Callable[[Any], Message], request: type[Message]) -> grpc.Rpc
     """Returns the handler that decodes, answers and encodes; any error becomes a status."""
 
     def handle(message: Message, context: Any) -> Message:
+        trace_context.enter(context.invocation_metadata())
         try:
             return answer(message)
         except Exception as error:

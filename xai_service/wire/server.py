@@ -20,6 +20,9 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from xai_service.config import ServiceConfig
 from xai_service.errors import Unavailable
 from xai_service.ledger.store import Ledger
+from xai_service.metrics.families import families
+from xai_service.metrics.http import MetricsServer
+from xai_service.metrics.text import render
 from xai_service.model.repository import Repository
 from xai_service.service import ExplainService
 from xai_service.wire import health
@@ -53,6 +56,10 @@ class Server:
         config: its settings.
         service: what it serves; started by `start`, closed by `stop`.
 
+    Attributes:
+        addresses: where it listens, ports resolved.
+        metrics_address: likewise for metrics; ``None`` without.
+
     Raises:
         Unavailable: an address cannot be listened on.
     """
@@ -78,6 +85,12 @@ class Server:
         names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(_Reflection(names), self._server)
         self.addresses = tuple(self._listen(address) for address in config.listen)
+        self._metrics = (
+            None
+            if config.metrics_address is None
+            else MetricsServer(config.metrics_address, lambda: render(families(service)))
+        )
+        self.metrics_address = None if self._metrics is None else self._metrics.address
 
     def _listen(self, address: str) -> str:
         try:
@@ -94,12 +107,16 @@ class Server:
         for name in ("", SERVICE_NAME):
             self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         self._server.start()
+        if self._metrics is not None:
+            self._metrics.start()
 
     def stop(self) -> None:
         """Says NOT_SERVING, takes no new request, lets those under way end, closes the service."""
         self._health.enter_graceful_shutdown()
         self._server.stop(self._config.drain_s).wait()
         self._pool.close()
+        if self._metrics is not None:
+            self._metrics.close()
         self._service.close()
 
 
@@ -146,6 +163,8 @@ def serve(config: ServiceConfig, on_ready: Callable[[tuple[str, ...]], None] | N
     signal.signal(signal.SIGHUP, lambda *_: service.reload())
     try:
         _log.info("listening on %s", ", ".join(server.addresses))
+        if server.metrics_address is not None:
+            _log.info("metrics at http://%s/metrics", server.metrics_address)
         if on_ready is not None:
             on_ready(server.addresses)
         wanted.wait()
