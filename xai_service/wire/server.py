@@ -22,10 +22,11 @@ from xai_service.errors import Unavailable
 from xai_service.ledger.store import Ledger
 from xai_service.model.repository import Repository
 from xai_service.service import ExplainService
-from xai_service.wire import codec, health
+from xai_service.wire import codec, health, inference
 from xai_service.wire.gen.xai.v1 import decision_service_pb2 as pb
 from xai_service.wire.gen.xai.v1 import decision_service_pb2_grpc as pb_grpc
 from xai_service.wire.status import to_status
+from xai_service.wire.streams import Streams
 
 _log = logging.getLogger(__name__)
 
@@ -125,8 +126,10 @@ class Server:
         pb_grpc.add_DecisionServiceServicer_to_server(  # type: ignore[no-untyped-call]  # generated code
             _Servicer(service), self._server
         )
+        self._streams = Streams(config.rpc_threads)
+        inference.add_to(self._server, service, self._streams)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        names = (SERVICE_NAME, inference.SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(_Reflection(names), self._server)
         self.addresses = tuple(self._listen(address) for address in config.listen)
 
@@ -142,13 +145,14 @@ class Server:
     def start(self) -> None:
         """Serves; the health service says so."""
         self._service.start()
-        for name in ("", SERVICE_NAME):
+        for name in ("", SERVICE_NAME, inference.SERVICE_NAME):
             self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         self._server.start()
 
     def stop(self) -> None:
         """Says NOT_SERVING, takes no new request, lets those under way end, closes the service."""
         self._health.enter_graceful_shutdown()
+        self._streams.drain()
         self._server.stop(self._config.drain_s).wait()
         self._service.close()
 
