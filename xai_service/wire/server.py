@@ -22,7 +22,7 @@ from xai_service.errors import Unavailable
 from xai_service.ledger.store import Ledger
 from xai_service.model.repository import Repository
 from xai_service.service import ExplainService
-from xai_service.wire import codec, health, inference
+from xai_service.wire import codec, decision_stream, health, inference
 from xai_service.wire.gen.xai.v1 import decision_service_pb2 as pb
 from xai_service.wire.gen.xai.v1 import decision_service_pb2_grpc as pb_grpc
 from xai_service.wire.status import to_status
@@ -42,8 +42,9 @@ _Response = TypeVar("_Response")
 class _Servicer(pb_grpc.DecisionServiceServicer):
     """Each method: decode, call, encode. `_answer` turns any error into a status."""
 
-    def __init__(self, service: ExplainService) -> None:
+    def __init__(self, service: ExplainService, streams: Streams) -> None:
         self._service = service
+        self.PredictStream = streams.handler(decision_stream.answer_with(service))  # type: ignore[method-assign]
 
     def Predict(self, request: pb.PredictRequest, context: Any) -> pb.PredictResponse:  # noqa: N802 (gRPC's names)
         def answer() -> pb.PredictResponse:
@@ -123,10 +124,10 @@ class Server:
             maximum_concurrent_rpcs=config.rpc_threads + config.max_waiting_rpcs,
             options=options,
         )
-        pb_grpc.add_DecisionServiceServicer_to_server(  # type: ignore[no-untyped-call]  # generated code
-            _Servicer(service), self._server
-        )
         self._streams = Streams(config.rpc_threads)
+        pb_grpc.add_DecisionServiceServicer_to_server(  # type: ignore[no-untyped-call]  # generated code
+            _Servicer(service, self._streams), self._server
+        )
         inference.add_to(self._server, service, self._streams)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (SERVICE_NAME, inference.SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)

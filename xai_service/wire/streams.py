@@ -1,10 +1,11 @@
 """Streams of requests and answers, each answered as soon as it is ready, on a few threads of their own.
 
 gRPC hands a stream to one thread and has it read, and send, one message at a time. Here a few threads take turns: each
-reads a request, lets the next one read, works on its own and sends the answer when nobody else does. No message changes
-hands, which would cost more than what is done with it; a caller who sends without reading stops its own threads and so
-its own sending, and nobody else. A stream begins with one thread, and gets a further one whenever a request was read
-and none is free to read the next.
+reads a request, lets the next one read, works on its own, and sends its answer, with those that others left, or leaves
+it to the one who is sending. No request changes hands, which would cost more than much of what is done with it. A
+stream begins with one thread, and gets a further one whenever a request was read and none is free to read the next.
+
+A caller who sends without reading stops its own threads, and so its own sending, and nobody else's.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -26,7 +28,7 @@ _log = logging.getLogger(__name__)
 STREAMS = 32
 """Open at once; a further one is refused."""
 IN_FLIGHT = 16
-"""Requests of one stream worked on, or being sent, at once: its threads. It is not read on while there are as many."""
+"""Requests of one stream that are worked on, or whose answers wait to be sent. With as many, no further one is read."""
 _REFUSING = 4  # threads beyond those of the streams: to say so
 
 Answer = Callable[[Any, Any], Any]
@@ -51,7 +53,7 @@ class Streams:
         self._open: set[_Stream] = set()
         self._draining = False
 
-    def handler(self, answer: Answer) -> Callable[[Any, Any, Any], None]:
+    def handler(self, answer: Answer) -> Callable[..., Any]:
         """Returns what gRPC calls with a bidirectional stream: a servicer's method, or a method handler's behaviour."""
 
         def handle(requests: Iterator[Any], context: Any, send: Callable[[Any], None]) -> None:
@@ -112,12 +114,14 @@ class _Stream:
         self._turns = turns
         self._in_flight = in_flight
         self._reading = threading.Lock()
-        self._sending = threading.Lock()
+        self._places = threading.Semaphore(in_flight)
         # What follows is guarded by `_lock`.
         self._lock = threading.Lock()
+        self._answers: deque[Any] = deque()  # that wait to be sent
+        self._sending = False
         self._threads: list[threading.Thread] = []
         self._free = 0  # threads that wait for their turn to read, or read
-        self._working = 0  # requests read, and not answered yet
+        self._under_way = 0  # requests read, whose answer was not sent yet
         self._ending = False
         self._ended = False
         self._reason: Exception | None = None
@@ -153,25 +157,14 @@ class _Stream:
 
     def _take_turns(self) -> None:
         while (request := self._read()) is not None:
-            response = None
-            try:
-                with self._turns:
-                    if not self._ended:  # else there is nobody to answer
-                        response = self._answer(request, self._context)
-                if response is not None:
-                    with self._sending:
-                        self._send(response)
-            except Exception as error:  # noqa: BLE001 (logged whole, and told to the caller)
-                _log.exception("a stream ends")
-                self.end(error)
+            self._deliver(self._work(request))
             with self._lock:
-                self._working -= 1
                 self._free += 1
-            self._finish_if_done()
 
     def _read(self) -> Any:
         """Returns the next request to be worked on, ``None`` when there is none any more."""
         with self._reading:
+            self._places.acquire()
             request = None
             if not self._ending:
                 try:
@@ -183,8 +176,9 @@ class _Stream:
             with self._lock:
                 self._free -= 1
                 if self._ending:  # maybe since: then it was not begun, and the reason says so
+                    self._places.release()
                     return None
-                self._working += 1
+                self._under_way += 1
                 if not self._free and len(self._threads) + 1 < self._in_flight:
                     self._free += 1
                     thread = threading.Thread(target=self._take_turns, name="xai-stream-turn", daemon=True)
@@ -192,9 +186,39 @@ class _Stream:
                     thread.start()
             return request
 
+    def _work(self, request: Any) -> Any:
+        """Returns the answer, ``None`` where there is nobody to give it to."""
+        try:
+            with self._turns:
+                return None if self._ended else self._answer(request, self._context)
+        except Exception as error:  # noqa: BLE001 (logged whole, and told to the caller)
+            _log.exception("a stream ends")
+            self.end(error)
+            return None
+
+    def _deliver(self, answer: Any) -> None:
+        """Sends an answer, with those left since; leaves it to who is sending."""
+        with self._lock:
+            self._answers.append(answer)
+            if self._sending:
+                return
+            self._sending = True
+        while True:
+            with self._lock:
+                if not self._answers:
+                    self._sending = False
+                    return
+                answer = self._answers.popleft()
+            if answer is not None:
+                self._send(answer)
+            self._places.release()
+            with self._lock:
+                self._under_way -= 1
+            self._finish_if_done()
+
     def _finish_if_done(self) -> None:
         with self._lock:
-            if self._ended or not self._ending or self._working:
+            if self._ended or not self._ending or self._under_way:
                 return
             self._ended = True
         if self._reason is not None:
