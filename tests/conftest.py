@@ -17,6 +17,7 @@ from xai_service.pack import pack
 from xai_service.service import ExplainService
 from xai_service.wire.server import Server, open_repository
 
+ROOT = Path(__file__).resolve().parents[1]
 # Outcomes, a judgement, and what the law protects; the demo explains each column it drops.
 _NOT_FEATURES = ["approve", "action", "reject", "gdlin", "black", "hispan", "white", "male", "married"]
 
