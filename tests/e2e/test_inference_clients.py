@@ -6,6 +6,7 @@ environment.
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 
@@ -17,9 +18,10 @@ from tests.conftest import ROOT, serving
 from xai_service.model.costs import Pace
 
 CLIENTS = ROOT / "tests/clients"
+BLOCKS = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/protocols.md").read_text(), re.MULTILINE | re.DOTALL)
 PYTHON = ROOT / ".venv/clients/bin/python"
 
-pytestmark = pytest.mark.skipif(not PYTHON.exists(), reason="`make clients` installs Triton's and KServe's")
+clients = pytest.mark.skipif(not PYTHON.exists(), reason="`make clients` installs Triton's and KServe's")
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +50,46 @@ def run(script, *arguments):
     assert done.returncode == 0, done.stderr
 
 
+@clients
 @pytest.mark.parametrize("check", ["infers", "tells", "refuses", "streams", "awaits"])
 def test_tritonclient(check, served):
     run(CLIENTS / "triton_calls.py", check, *served)
 
 
+@clients
 @pytest.mark.parametrize("check", ["infers", "tells", "refuses"])
 def test_kserves_client(check, served):
     run(CLIENTS / "kserve_calls.py", check, *served)
+
+
+@clients
+def test_the_docs_examples_for_tritons_client_run(served, tmp_path):
+    """The blocks of docs/protocols.md, one after the other as they stand there, and what they are to come to."""
+    address, wanted = served
+    blocks = [block for block in BLOCKS if "xai_service" not in block]
+    assert len(blocks) == 3
+    script = tmp_path / "protocols.py"
+    script.write_text(
+        "\n".join(
+            [
+                f"import numpy\nwanted = numpy.load({str(wanted)!r})\nrows = wanted['rows'].tolist()",
+                # Neither the port nor, on a busy machine, the budget.
+                *(
+                    block.replace("127.0.0.1:8001", address).replace('budget_ms": 20', 'budget_ms": 2000')
+                    for block in blocks
+                ),
+                "assert abs(shap - wanted['contributions']).max() < 1e-5",
+                "assert [one.name for one in margin.get_response().outputs] == ['margin']",
+            ]
+        )
+    )
+    run(script)
+
+
+def test_the_docs_example_of_a_stream_runs(served, loans, capsys):
+    (block,) = (block for block in BLOCKS if "xai_service" in block)
+    code = block.replace("127.0.0.1:8001", served[0])
+    names = {"rows": loans.held_out.to_numpy(np.float32)[:40]}
+    exec(compile(code, "docs/protocols.md", "exec"), names)  # noqa: S102 (our own documentation)
+    assert names["reply"].margin.shape == (1, 1)
+    assert capsys.readouterr().out == ""
