@@ -251,7 +251,10 @@ def encode_infer(
     """
     explanations, manifest = reply.explanations, reply.model.manifest
     if not signature.outputs.keys() >= set(outputs):
-        raise Unavailable(f"model {manifest.name!r} was replaced while the request was under way; ask again")
+        raise Unavailable(
+            f"model {manifest.name!r} was replaced while the request was under way, by one without such outputs: it was "
+            "recorded and cannot be answered as asked"
+        )
     message = pb.ModelInferResponse(id=request_id, raw_output_contents=[_BLOBS[name](reply) for name in outputs])
     status = _status(explanations)
     if explanations.detail and status is not ExplanationStatus.NOT_REQUESTED:

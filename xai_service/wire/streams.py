@@ -180,11 +180,17 @@ class _Stream:
                     return None
                 self._under_way += 1
                 if not self._free and len(self._threads) + 1 < self._in_flight:
-                    self._free += 1
-                    thread = threading.Thread(target=self._take_turns, name="xai-stream-turn", daemon=True)
-                    self._threads.append(thread)
-                    thread.start()
+                    self._add_thread()
             return request
+
+    def _add_thread(self) -> None:
+        thread = threading.Thread(target=self._take_turns, name="xai-stream-turn", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # the machine has none left: those there are go on
+            return
+        self._threads.append(thread)
+        self._free += 1
 
     def _work(self, request: Any) -> Any:
         """Returns the answer, ``None`` where there is nobody to give it to."""
