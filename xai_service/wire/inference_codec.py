@@ -252,8 +252,8 @@ def encode_infer(
     explanations, manifest = reply.explanations, reply.model.manifest
     if not signature.outputs.keys() >= set(outputs):
         raise Unavailable(
-            f"model {manifest.name!r} was replaced while the request was under way, by one without such outputs: it was "
-            "recorded and cannot be answered as asked"
+            f"model {manifest.name!r} was replaced while the request was under way, by one without such outputs: the "
+            "request was recorded and cannot be answered as asked"
         )
     message = pb.ModelInferResponse(id=request_id, raw_output_contents=[_BLOBS[name](reply) for name in outputs])
     status = _status(explanations)
