@@ -3,6 +3,7 @@
 #   make demo         train, pack, serve and explain real mortgage decisions
 #   make serve        serve the demo's repository (REPO=… for another, its ledger beside it) until Ctrl-C
 #   make test         all tests
+#   make clients      an environment of Triton's and KServe's clients, which tests call; part of `make test`
 #   make lint         formatters, linters, types, import rules, generated code
 #   make native-test  the kernel's laws and a fuzz run in C++, under address, undefined-behaviour and thread sanitizers
 #   make bench        all benchmarks
@@ -18,6 +19,8 @@ REPO ?= $(DEMO_REPO)
 LEDGER ?= $(dir $(REPO:%/=%))ledger.sqlite
 VENV := .venv
 BIN := $(VENV)/bin
+# Clients that cannot share an environment with ours: tests/clients/requirements.txt says why.
+CLIENTS := $(VENV)/clients
 
 # What the native extensions are built from; touching one rebuilds them.
 NATIVE := setup.py pyproject.toml constraints.txt $(wildcard native/*/*.cpp native/*/*.h native/*/*.pyx native/*/*.pxi)
@@ -25,7 +28,7 @@ NATIVE := setup.py pyproject.toml constraints.txt $(wildcard native/*/*.cpp nati
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_QUIET := 1
 
-.PHONY: demo serve test native-test lint format proto bench bench-kernel bench-peers clean
+.PHONY: demo serve test clients native-test lint format proto bench bench-kernel bench-peers clean
 .DELETE_ON_ERROR:
 
 $(BIN)/python:
@@ -50,8 +53,16 @@ ifeq ($(REPO),$(DEMO_REPO))
 endif
 	$(BIN)/xai serve --repository $(REPO) --ledger $(LEDGER)
 
-test: $(VENV)/.test
+test: $(VENV)/.test clients
 	$(BIN)/python -m pytest
+
+clients: $(CLIENTS)/.made
+
+$(CLIENTS)/.made: tests/clients/requirements.txt | $(BIN)/python
+	@echo "installing clients of the Open Inference Protocol into $(CLIENTS) ..."
+	$(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/pip install --no-deps --requirement $<
+	@touch $@
 
 native-test:
 	$(MAKE) -C native/tests

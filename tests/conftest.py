@@ -21,6 +21,7 @@ from xai_service.wire.server import Server, open_repository
 # Servers that tests start in processes of their own listen for no scraper, and so share no port.
 os.environ.setdefault("XAI_METRICS_LISTEN", "off")
 
+ROOT = Path(__file__).resolve().parents[1]
 # Outcomes, a judgement, and what the law protects; the demo explains each column it drops.
 _NOT_FEATURES = ["approve", "action", "reject", "gdlin", "black", "hispan", "white", "male", "married"]
 

@@ -16,6 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # proto file, room that owns the generated code, whether it holds a gRPC service
 PROTOS = [
     ("xai/v1/decision_service.proto", "xai_service/wire/gen", True),
+    # Its handlers take bytes (wire/inference.py), and its clients bring stubs of their own.
+    ("inference/grpc_service.proto", "xai_service/wire/gen", False),
     ("xai/record/v1/record.proto", "xai_service/ledger/gen", False),
 ]
 HEADER = "# Generated from protos/ by tools/gen_protos.py; do not edit.\n"

@@ -2,6 +2,7 @@
 
 from xai_service.types import ExplanationStatus, Method, Timings
 from xai_service.wire.client import AsyncClient, Client, RequestFailed
+from xai_service.wire.client_stream import PredictRequest
 from xai_service.wire.results import Decision, Explanation, ModelStatus, Reply
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "ExplanationStatus",
     "Method",
     "ModelStatus",
+    "PredictRequest",
     "Reply",
     "RequestFailed",
     "Timings",

@@ -166,6 +166,10 @@ class ExplainService:
         """
         return read_decision(self._ledger.get(decision_id))
 
+    def model(self, name: str, version: str | None = None) -> ModelSnapshot:
+        """Returns the version asked for, or the highest that can be served. Raises as `Repository.get`."""
+        return self._repository.get(name, version)
+
     def models(self) -> list[ModelEntry]:
         """Returns what the repository holds, servable or not."""
         return self._repository.entries()

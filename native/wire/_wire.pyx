@@ -163,6 +163,39 @@ def read_predict(bytes message not None):
     return model_name, model_version, rows, budget if seen & (1 << 5) else None, <int> mode, <int> priority
 
 
+def read_envelope(bytes message not None):
+    """Takes a `PredictStreamRequest` apart, each of its fields once at most.
+
+    Returns:
+        (id, request): str, and the `PredictRequest` as it is encoded in it. ``None`` for a message of another form.
+    """
+    cdef Cursor c
+    cdef Cursor name, request
+    cdef uint8_t tag
+    c.at = <const uint8_t *> PyBytes_AS_STRING(message)
+    c.end = c.at + PyBytes_GET_SIZE(message)
+    c.ok = True
+    name.at = name.end = request.at = request.end = NULL
+    while c.ok and c.at < c.end:
+        tag = c.at[0]
+        c.at += 1
+        if tag == 0x0A and name.at is NULL:
+            name = within(&c)
+        elif tag == 0x12 and request.at is NULL:
+            request = within(&c)
+        else:
+            return None
+    if not c.ok:
+        return None
+    try:
+        text = (<const char *> name.at)[: name.end - name.at].decode("utf-8") if name.at is not NULL else ""
+    except UnicodeDecodeError:
+        return None
+    if request.at is NULL:
+        return text, b""
+    return text, (<const char *> request.at)[: request.end - request.at]
+
+
 # Writing. Sizes first, then bytes, so that each is written once, where it is sent from.
 cdef inline Py_ssize_t varint_size(uint64_t value) noexcept nogil:
     cdef Py_ssize_t size = 1

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import grpc
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,7 +16,7 @@ import xgboost
 from click.testing import CliRunner
 from sklearn.pipeline import Pipeline
 
-from tests import oracles, pipelines
+from tests import inference, oracles, pipelines
 from tests.conftest import serving
 from tests.flights import COLUMNS, STRINGS, flights
 from xai_service.cli import main
@@ -146,3 +147,58 @@ def test_columns_are_the_models(address: str) -> None:
             client.predict(rows.assign(dest=1.0), "late")
         with pytest.raises(RequestFailed, match="feature 'hour' takes numbers, and strings were sent"):
             client.predict(rows.assign(hour="noon"), "late")
+
+
+def _inputs(rows: pd.DataFrame) -> list[Any]:
+    """A tensor for each column: of strings, the empty one standing for missing, or of any type of number."""
+    inputs: list[Any] = []
+    for i, (name, values) in enumerate(rows.items()):
+        if name in STRINGS:
+            elements = ["" if one is None else one for one in values.tolist()]
+            inputs.append((name, "BYTES", [one.encode() for one in elements], [len(rows), 1] if i % 2 else [len(rows)]))
+        else:
+            whole = values.notna().all() and (values == values.round()).all()
+            inputs.append((name, ("INT32", "INT64")[i % 2] if whole else ("FP32", "FP64")[i % 2], values.to_numpy()))
+    return inputs
+
+
+@pytest.mark.parametrize("raw", [True, False])
+def test_the_open_inference_protocol_takes_an_input_for_each_feature(address: str, *, raw: bool) -> None:
+    rows = odd_flights().iloc[[0, 12, 25, 35, 47, 55, 100]]
+    with Client(address) as client:
+        due = client.predict(rows, "late")
+    with grpc.insecure_channel(address) as channel:
+        stub = inference.Stub(channel)
+        model = stub.ModelMetadata(inference.pb.ModelMetadataRequest(name="late"))
+        message = inference.request("late", reversed(_inputs(rows)), raw=raw)
+        message.parameters["missing_string"].string_param = ""
+        got = inference.arrays(stub.ModelInfer(message))
+    assert [(one.name, one.datatype, list(one.shape)) for one in model.inputs] == [
+        (name, "BYTES" if name in STRINGS else "FP32", [-1, 1]) for name in COLUMNS
+    ]
+    np.testing.assert_array_equal(got["margin"], due.margin)
+    np.testing.assert_array_equal(got["treeshap_output"][:, :-1], due.attributions[:, :, 0].astype(np.float32))
+    with Client(address) as client:
+        decision = client.decision(got["decision_id"][1].decode())
+    assert decision.input_strings[COLUMNS.index("dest")] == "Ångström"
+
+
+def test_the_open_inference_protocol_refuses_what_is_no_feature(address: str) -> None:
+    rows = flights().held_out.iloc[:3]
+    inputs = {one[0]: one for one in _inputs(rows)}
+    numbers = np.ones(3, np.float32)
+    with grpc.insecure_channel(address) as channel:
+        stub = inference.Stub(channel)
+        for change, says in (
+            ({"dest": None}, "inputs: there is none for dest"),
+            ({"tail": ("tail", "BYTES", [b"N1"] * 3, [3])}, r"inputs\[7\]: the model has no feature 'tail'"),
+            ({"dest": ("dest", "FP32", numbers)}, "feature 'dest' takes strings, and numbers were sent"),
+            ({"hour": ("hour", "BYTES", [b"noon"] * 3, [3])}, "feature 'hour' takes numbers, and strings were sent"),
+            ({"origin": ("origin", "BYTES", [b"Newark"] * 3, [3])}, r"inputs\['origin'\]: .* which the model does not"),
+        ):
+            changed = [one for one in (inputs | change).values() if one is not None]
+            with pytest.raises(grpc.RpcError, match=says) as caught:
+                stub.ModelInfer(inference.request("late", changed))
+            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        with pytest.raises(grpc.RpcError, match="an input named 'input' is one feature's"):
+            stub.ModelInfer(inference.request("late", inference.matrix(np.zeros((2, 7)))))

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
+import grpc
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from tests import inference
 from tests.conftest import serving
 from tests.matrix import lightgbm_models, xgboost_models
 from tests.matrix.data import NAMES, REGION, people
@@ -139,3 +141,27 @@ def test_an_explanation_of_each_class_may_come_later(
     phi = cases["ova"].contributions(rows)
     for row, explanation in enumerate(later):
         np.testing.assert_allclose(explanation.attributions, phi[row], rtol=0, atol=1e-5 * np.abs(phi).max())
+
+
+@pytest.mark.parametrize("name", ["thirds", "labels", "targets", "order"])
+def test_the_open_inference_protocol_has_a_row_of_attributions_for_each_output(
+    name: str, cases: dict[str, Case], address: str
+) -> None:
+    rows, case = people().rows[:5], cases[name]
+    phi, outputs = case.contributions(rows), case.outputs(rows)
+    with grpc.insecure_channel(address) as channel:
+        stub = inference.Stub(channel)
+        got = inference.arrays(stub.ModelInfer(inference.request(name, inference.matrix(rows))))
+        model = stub.ModelMetadata(inference.pb.ModelMetadataRequest(name=name))
+    declared = {one.name: list(one.shape) for one in model.outputs}
+    assert all(list(values.shape[1:]) == declared[output][1:] for output, values in got.items())
+    shap = got["treeshap_output"]
+    if name == "order":  # one output: no dimension for it
+        assert shap.shape == (5, phi.shape[1] + 1)
+        shap = shap[:, None]
+    assert shap.shape == (5, phi.shape[2], phi.shape[1] + 1)
+    np.testing.assert_allclose(shap[:, :, :-1], phi.transpose(0, 2, 1), rtol=0, atol=1e-5 * np.abs(phi).max())
+    np.testing.assert_allclose(shap.sum(axis=2), got["margin"], rtol=0, atol=1e-4 * np.abs(phi).max())
+    own = {"thirds": ["label", "probabilities"], "labels": ["probabilities"]}.get(name, ["prediction"])
+    assert [*got] == [*own, "margin", "treeshap_output", "decision_id"]
+    np.testing.assert_allclose(got[own[-1]], outputs, rtol=1e-5, atol=3e-6)

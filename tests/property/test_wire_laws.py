@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from xai_service._wire import ReplyParts, read_predict
+from xai_service._wire import ReplyParts, read_envelope, read_predict
 from xai_service.wire.gen.xai.v1 import decision_service_pb2 as pb
 from xai_service.wire.tensors import to_tensor
 
@@ -96,6 +96,19 @@ def test_any_bytes_are_read_as_protobuf_reads_them_or_not_at_all(message):
         assert read_predict(message) is None
     else:
         check(message)
+
+
+@given(st.text(max_size=20), REQUESTS, st.binary(max_size=3))
+def test_an_envelope_is_taken_apart_as_protobuf_does(name, request, damage):
+    for whole in (pb.PredictStreamRequest(id=name, request=request), pb.PredictStreamRequest(id=name)):
+        message = whole.SerializeToString()
+        assert read_envelope(message) == (name, whole.request.SerializeToString())
+        damaged = damage + message
+        found = read_envelope(damaged)
+        if found is not None:
+            read = pb.PredictStreamRequest.FromString(damaged)
+            assert found[0] == read.id
+            assert pb.PredictRequest.FromString(found[1]) == read.request
 
 
 def _optional(array):

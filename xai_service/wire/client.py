@@ -24,12 +24,13 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 import grpc
 import numpy as np
 from google.protobuf.message import DecodeError
-from google.rpc import error_details_pb2
+from google.rpc import code_pb2, error_details_pb2
 from grpc_status import rpc_status
 
 from xai_service.errors import FieldViolation, InvalidInput
 from xai_service.model.raw_features import is_missing
 from xai_service.types import ExplanationStatus, Float32Array, Float64Array, Method, Timings
+from xai_service.wire.client_stream import PredictRequest, exchange, exchange_async
 from xai_service.wire.columns import to_columns
 from xai_service.wire.gen.xai.v1 import decision_service_pb2 as pb
 from xai_service.wire.gen.xai.v1.decision_service_pb2_grpc import DecisionServiceStub
@@ -37,7 +38,7 @@ from xai_service.wire.results import Decision, Explanation, ModelStatus, Reply
 from xai_service.wire.tensors import from_tensor, to_tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
     from types import TracebackType
 
     from numpy.typing import NDArray
@@ -57,6 +58,8 @@ _STATUSES = {
 # gRPC's own refusal of a request too many carries no details. Its other RESOURCE_EXHAUSTED is of a message too large,
 # for which trying again is no help.
 _TOO_MANY_RPCS, _RETRY_AFTER_S = "Concurrent RPC limit exceeded", 0.1
+IN_FLIGHT = 16
+"""Requests of one stream under way at once: the service works on no more."""
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.005, 0.25
 T = TypeVar("T")
 
@@ -122,6 +125,34 @@ class Client:
         """
         return self._run(_predict(rows, model, version, feature_names, latency_budget_ms), timeout_s)
 
+    def predict_stream(
+        self, requests: Iterable[PredictRequest], *, in_flight: int = IN_FLIGHT, timeout_s: float | None = None
+    ) -> Iterator[tuple[PredictRequest, Reply | RequestFailed]]:
+        """Sends requests over one stream, which costs less than a call for each, and yields each with its answer.
+
+        ::
+
+            requests = [PredictRequest(batch, "loan-approval") for batch in batches]
+            for request, reply in client.predict_stream(requests):
+                if isinstance(reply, RequestFailed): ...  # that request alone
+
+        Args:
+            requests: taken one by one as answers come, in a thread of its own.
+            in_flight: how many are under way at most.
+            timeout_s: of the whole stream; ``None``: no limit.
+
+        Yields:
+            In any order: the request, and its reply or why the service refused it.
+
+        Raises:
+            ValueError: a request's rows are not a table; after the answers to those before it.
+            RequestFailed: the stream broke off; what was not answered may have been recorded.
+        """
+        try:
+            yield from exchange(self._stub.PredictStream, requests, _streamed, in_flight, timeout_s)
+        except grpc.RpcError as error:
+            raise _failure(error) from error
+
     def decision(self, decision_id: str | uuid.UUID) -> Decision:
         """Returns the decision as recorded. Raises `RequestFailed`, ``NOT_FOUND`` for an unknown id."""
         return self._run(_decision(decision_id))
@@ -182,6 +213,20 @@ class AsyncClient:
     ) -> Reply:
         """As `Client.predict`."""
         return await self._run(_predict(rows, model, version, feature_names, latency_budget_ms), timeout_s)
+
+    async def predict_stream(
+        self,
+        requests: Iterable[PredictRequest] | AsyncIterable[PredictRequest],
+        *,
+        in_flight: int = IN_FLIGHT,
+        timeout_s: float | None = None,
+    ) -> AsyncIterator[tuple[PredictRequest, Reply | RequestFailed]]:
+        """As `Client.predict_stream`; requests may be awaited too."""
+        try:
+            async for answered in exchange_async(self._stub.PredictStream, requests, _streamed, in_flight, timeout_s):
+                yield answered
+        except grpc.RpcError as error:
+            raise _failure(error) from error
 
     async def decision(self, decision_id: str | uuid.UUID) -> Decision:
         """As `Client.decision`."""
@@ -306,21 +351,44 @@ def _pauses(wait_s: float) -> Iterator[float]:
         pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
 
+def _streamed(request: PredictRequest) -> tuple[pb.PredictRequest, Callable[[Any], Reply | RequestFailed]]:
+    """The message of one request of a stream, and how its answer is read."""
+    call = _predict(request.rows, request.model, request.version, request.feature_names, request.latency_budget_ms)
+
+    def read(answer: Any) -> Reply | RequestFailed:
+        if answer.HasField("error"):
+            return _refusal(code_pb2.Code.Name(answer.error.code), answer.error.message, answer.error.details)
+        try:
+            return call.read(answer.response)
+        except RequestFailed as failed:
+            return failed
+
+    return call.request, read
+
+
 def _failure(error: Any) -> RequestFailed:
     """`RequestFailed` with the details of google.rpc.Status, as far as they can be read."""
+    details: Sequence[Any] = ()
+    try:
+        status = rpc_status.from_call(error)
+        details = () if status is None else status.details
+    except (ValueError, DecodeError):
+        pass  # damaged details must not hide the code and the message
+    return _refusal(error.code().name, error.details() or "", details)
+
+
+def _refusal(code: str, message: str, details: Sequence[Any]) -> RequestFailed:
     violations: list[FieldViolation] = []
     retry_after_s = None
     try:
-        status = rpc_status.from_call(error)
-        for detail in status.details if status is not None else ():
+        for detail in details:
             bad, retry = error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
             if detail.Unpack(bad):
                 violations += [FieldViolation(one.field, one.description) for one in bad.field_violations]
             elif detail.Unpack(retry):
                 retry_after_s = retry.retry_delay.ToTimedelta().total_seconds()
     except (ValueError, DecodeError):
-        pass  # damaged details must not hide the code and the message
-    code, message = error.code().name, error.details() or ""
+        pass  # likewise
     if retry_after_s is None and code == "RESOURCE_EXHAUSTED" and _TOO_MANY_RPCS in message:
         retry_after_s = _RETRY_AFTER_S
     return RequestFailed(code, message, tuple(violations), retry_after_s)

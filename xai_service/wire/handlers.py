@@ -8,7 +8,7 @@ import grpc
 
 from xai_service import trace_context
 from xai_service.errors import InvalidInput, Overloaded
-from xai_service.wire import codec
+from xai_service.wire import codec, decision_stream
 from xai_service.wire.gen.xai.v1 import decision_service_pb2 as pb
 from xai_service.wire.status import to_status
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from xai_service.service import ExplainService
     from xai_service.wire.pool import LightPool
+    from xai_service.wire.streams import Streams
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["DecisionService"].full_name
 
@@ -41,13 +42,15 @@ class Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]  # no types there
     def service(self, handler_call_details: Any) -> grpc.RpcMethodHandler | None:
         """Returns what answers a call; asked by gRPC's own thread for each."""
         handler = self._methods.get(handler_call_details.method)
-        return handler if handler is None or self._pool.has_room() else self._refusal
+        if handler is None or handler.request_streaming or self._pool.has_room():  # streams have threads of their own
+            return handler
+        return self._refusal
 
     def _refuse(self, _messages: Any, context: Any) -> None:
         context.abort_with_status(to_status(Overloaded(f"{self._pool.waiting} calls wait already; try again")))
 
 
-def decision_methods(service: ExplainService, pool: LightPool) -> dict[str, grpc.RpcMethodHandler]:
+def decision_methods(service: ExplainService, pool: LightPool, streams: Streams) -> dict[str, grpc.RpcMethodHandler]:
     """Returns the handlers of `xai.v1.DecisionService`."""
 
     def predict(message: bytes, context: Any) -> bytes:
@@ -83,6 +86,7 @@ def decision_methods(service: ExplainService, pool: LightPool) -> dict[str, grpc
 
     methods = {
         "Predict": grpc.unary_unary_rpc_method_handler(predict),
+        "PredictStream": grpc.stream_stream_rpc_method_handler(streams.handler(decision_stream.answer_with(service))),
         "GetDecision": _unary(get_decision, pb.GetDecisionRequest),
         "GetExplanation": _unary(get_explanation, pb.GetExplanationRequest),
         "ListModels": _unary(list_models, pb.ListModelsRequest),

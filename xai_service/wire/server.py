@@ -25,9 +25,10 @@ from xai_service.metrics.http import MetricsServer
 from xai_service.metrics.text import render
 from xai_service.model.repository import Repository
 from xai_service.service import ExplainService
-from xai_service.wire import health
+from xai_service.wire import health, inference
 from xai_service.wire.handlers import SERVICE_NAME, Handlers, decision_methods
 from xai_service.wire.pool import LightPool
+from xai_service.wire.streams import Streams
 
 _log = logging.getLogger(__name__)
 
@@ -78,11 +79,14 @@ class Server:
             ("grpc.http2.ping_timeout_ms", _PING_TIMEOUT_MS),
         ]
         self._pool = LightPool(config.rpc_threads, config.max_waiting_rpcs)
-        self._server = grpc.server(
-            self._pool, handlers=[Handlers(self._pool, decision_methods(service, self._pool))], options=options
-        )
+        self._streams = Streams(config.rpc_threads)
+        methods = {
+            **decision_methods(service, self._pool, self._streams),
+            **inference.methods(service, self._pool, self._streams),
+        }
+        self._server = grpc.server(self._pool, handlers=[Handlers(self._pool, methods)], options=options)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        names = (SERVICE_NAME, inference.SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(_Reflection(names), self._server)
         self.addresses = tuple(self._listen(address) for address in config.listen)
         self._metrics = (
@@ -104,7 +108,7 @@ class Server:
     def start(self) -> None:
         """Serves; the health service says so."""
         self._service.start()
-        for name in ("", SERVICE_NAME):
+        for name in ("", SERVICE_NAME, inference.SERVICE_NAME):
             self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         self._server.start()
         if self._metrics is not None:
@@ -113,6 +117,7 @@ class Server:
     def stop(self) -> None:
         """Says NOT_SERVING, takes no new request, lets those under way end, closes the service."""
         self._health.enter_graceful_shutdown()
+        self._streams.drain()
         self._server.stop(self._config.drain_s).wait()
         self._pool.close()
         if self._metrics is not None:

@@ -44,7 +44,12 @@ CODES: dict[type[errors.XaiError], int] = {
 
 
 def to_status(error: Exception) -> grpc.Status:
-    """Returns what to abort the call with. An unexpected error is logged whole and told in one neutral line."""
+    """Returns what to abort the call with: `to_message`, as gRPC has it."""
+    return rpc_status.to_status(to_message(error))
+
+
+def to_message(error: Exception) -> status_pb2.Status:
+    """Returns what went wrong. An unexpected error is logged whole and told in one neutral line."""
     if not isinstance(error, errors.XaiError):
         _log.error("unexpected error", exc_info=error)
         error = errors.InternalError("an unexpected error; the server's log has it")
@@ -69,7 +74,7 @@ def to_status(error: Exception) -> grpc.Status:
         packed = any_pb2.Any()
         packed.Pack(detail)
         status.details.append(packed)
-    return rpc_status.to_status(status)
+    return status
 
 
 def _cut(text: str, limit: int) -> str:

@@ -5,6 +5,8 @@ import asyncio
 import dataclasses
 import importlib
 import inspect
+import subprocess
+import sys
 import time
 import uuid
 from datetime import UTC, datetime
@@ -296,9 +298,12 @@ def test_unix_socket(call: Callable[..., Any], service: FakeService, tmp_path: P
 
 
 def test_both_clients_have_the_same_methods() -> None:
+    def parameters(method: Any) -> list[Any]:
+        return [(one.name, one.kind, one.default) for one in inspect.signature(method).parameters.values()]
+
     for name, method in inspect.getmembers(Client, inspect.isfunction):
         if not name.startswith("_"):
-            assert inspect.signature(method).parameters == inspect.signature(getattr(AsyncClient, name)).parameters
+            assert parameters(method) == parameters(getattr(AsyncClient, name))
 
 
 def test_to_shap_has_the_shapes_of_shap(target: str) -> None:
@@ -351,3 +356,15 @@ def test_to_shap_without_shap_says_what_to_install(target: str, monkeypatch: pyt
     monkeypatch.setattr(importlib, "import_module", absent)
     with pytest.raises(ImportError, match="pip install shap"):
         reply.to_shap()
+
+
+def test_the_client_can_share_a_process_with_tritons() -> None:
+    """Which brings the messages of the Open Inference Protocol itself, and no process can hold them twice."""
+    code = (
+        "import xai_service.client\n"
+        "from google.protobuf import descriptor_pool\n"
+        "try: descriptor_pool.Default().FindMessageTypeByName('inference.ModelInferRequest')\n"
+        "except KeyError: print('not there')"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == "not there\n"

@@ -1,0 +1,50 @@
+"""PredictStream of `xai.v1`: each message of a stream as Predict would answer it, from bytes to bytes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf.message import DecodeError
+
+from xai_service import _wire
+from xai_service.errors import FieldViolation, InvalidInput
+from xai_service.wire import codec
+from xai_service.wire.fields import in_field
+from xai_service.wire.gen.xai.v1 import decision_service_pb2 as pb
+from xai_service.wire.status import to_message
+
+if TYPE_CHECKING:
+    from xai_service.service import ExplainService
+    from xai_service.wire.streams import Answer
+
+_RESPONSE = pb.PredictStreamResponse.DESCRIPTOR.fields_by_name["response"].number
+
+
+def answer_with(service: ExplainService) -> Answer:
+    """Returns what answers one encoded `PredictStreamRequest`, whatever comes of it."""
+
+    def answer(message: bytes, context: Any) -> bytes:
+        name = ""
+        try:
+            name, request = _apart(message)
+            call = codec.read_predict(request, codec.time_remaining(context.time_remaining()))
+            reply = codec.write_predict(service.predict(call))
+            # What is joined is merged: the answer's fields, without taking any of them apart.
+            return pb.PredictStreamResponse(id=name).SerializeToString() + in_field(_RESPONSE, reply)
+        except Exception as error:  # noqa: BLE001 (one request's failure is not the stream's)
+            status = to_message(error)
+            failure = pb.CallError(code=status.code, message=status.message, details=status.details)
+            return pb.PredictStreamResponse(id=name, error=failure).SerializeToString()
+
+    return answer
+
+
+def _apart(message: bytes) -> tuple[str, bytes]:
+    usual = _wire.read_envelope(message)
+    if usual is not None:
+        return usual
+    try:
+        request = pb.PredictStreamRequest.FromString(message)
+    except DecodeError as error:
+        raise InvalidInput(FieldViolation("", f"the bytes are no PredictStreamRequest: {error}")) from None
+    return request.id, request.request.SerializeToString()

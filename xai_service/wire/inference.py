@@ -1,0 +1,219 @@
+"""The Open Inference Protocol, spoken to clients of KServe and Triton: decode, call the service, encode.
+
+Handlers take and give bytes, so that a message that is none is refused like any other bad
+input, and so that gRPC's one polling thread parses nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from xai_service import __version__
+from xai_service.errors import FieldViolation, InvalidInput, ModelError, NotFound, Overloaded
+from xai_service.wire.codec import time_remaining
+from xai_service.wire.fields import in_field
+from xai_service.wire.gen.inference import grpc_service_pb2 as pb
+from xai_service.wire.inference_codec import decode_infer, encode_infer, in_their_terms, parse
+from xai_service.wire.inference_models import InferenceSignature, encode_config, encode_index, encode_metadata
+from xai_service.wire.inference_statistics import Duration, InferenceStatistics
+from xai_service.wire.status import to_status
+from xai_service.wire.streams import Streams
+
+if TYPE_CHECKING:
+    from xai_service.model.snapshot import ModelSnapshot
+    from xai_service.service import ExplainService
+    from xai_service.wire.pool import LightPool
+
+_DESCRIPTOR = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+SERVICE_NAME: str = _DESCRIPTOR.full_name
+EXTENSIONS = ("model_configuration", "parameters", "schedule_policy", "statistics")
+"""By Triton's names. Of `model_repository` there is the index alone."""
+
+
+def methods(
+    service: ExplainService, pool: LightPool, streams: Streams, statistics: InferenceStatistics | None = None
+) -> dict[str, grpc.RpcMethodHandler]:
+    """Returns the handlers of the protocol's methods, by full name.
+
+    Args:
+        service: what they ask.
+        pool: where they are worked on.
+        streams: which ModelStreamInfer shares with other streams.
+        statistics: which others may report to; its own by default.
+    """
+    servicer = InferenceServicer(service, statistics or InferenceStatistics())
+
+    def infer(data: bytes, context: Any) -> bytes:
+        try:
+            answer = servicer.infer(data, context, pool.arrived_ns())
+        except Overloaded:
+            pool.note_late()
+            raise
+        pool.note_in_time()
+        return answer
+
+    handlers = {
+        method.name: grpc.unary_unary_rpc_method_handler(_aborting(_messages(getattr(servicer, method.name), method)))
+        for method in _DESCRIPTOR.methods
+        if method.name not in ("ModelInfer", "ModelStreamInfer")
+    }
+    handlers["ModelInfer"] = grpc.unary_unary_rpc_method_handler(_aborting(infer))
+    handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(streams.handler(servicer.answer_streamed))
+    return {f"/{SERVICE_NAME}/{name}": handler for name, handler in handlers.items()}
+
+
+class InferenceServicer:
+    """What each method answers, message by message; the two that infer, which are asked most, take and return bytes."""
+
+    def __init__(self, service: ExplainService, statistics: InferenceStatistics) -> None:
+        self._service = service
+        self._statistics = statistics
+        # By weak reference: what is known of a model goes with it.
+        self._signatures: weakref.WeakKeyDictionary[ModelSnapshot, InferenceSignature] = weakref.WeakKeyDictionary()
+
+    def ServerLive(self, request: Any) -> Any:  # noqa: ARG002, N802 (the protocol's names)
+        return pb.ServerLiveResponse(live=True)
+
+    def ServerReady(self, request: Any) -> Any:  # noqa: ARG002, N802
+        return pb.ServerReadyResponse(ready=any(entry.snapshot is not None for entry in self._service.models()))
+
+    def ModelReady(self, request: Any) -> Any:  # noqa: N802
+        try:
+            self._model(request.name, request.version)
+        except (NotFound, ModelError):
+            return pb.ModelReadyResponse(ready=False)
+        return pb.ModelReadyResponse(ready=True)
+
+    def ServerMetadata(self, request: Any) -> Any:  # noqa: ARG002, N802
+        return pb.ServerMetadataResponse(name="xai-service", version=__version__, extensions=EXTENSIONS)
+
+    def ModelMetadata(self, request: Any) -> Any:  # noqa: N802
+        model = self._model(request.name, request.version)
+        return encode_metadata(model, self._signature(model), self._service.models())
+
+    def ModelConfig(self, request: Any) -> Any:  # noqa: N802
+        model = self._model(request.name, request.version)
+        return encode_config(model, self._signature(model))
+
+    def RepositoryIndex(self, request: Any) -> Any:  # noqa: N802
+        return encode_index(self._service.models(), ready=request.ready)
+
+    def ModelStatistics(self, request: Any) -> Any:  # noqa: N802
+        if request.name:
+            self._model(request.name, request.version)  # raises where there is none
+        entries = [
+            entry
+            for entry in self._service.models()
+            if entry.snapshot is not None
+            and request.name in ("", entry.name)
+            and request.version in ("", entry.version)
+        ]
+        return pb.ModelStatisticsResponse(model_stats=[self._counts(entry.name, entry.version) for entry in entries])
+
+    def infer(self, data: bytes, context: Any, arrived_ns: int = 0) -> bytes:
+        """Returns the serialized answer to one request of ModelInfer, or raises what is wrong with it."""
+        return self._infer(parse(pb.ModelInferRequest, data), context, arrived_ns)
+
+    def answer_streamed(self, data: bytes, context: Any) -> bytes:
+        """Returns the serialized answer to one request of a stream, whatever came of it."""
+        request = pb.ModelInferRequest()
+        try:
+            request = parse(pb.ModelInferRequest, data)
+            # What is joined is merged: a message that holds this one, without taking it apart.
+            return in_field(_INFER_RESPONSE, self._infer(request, context))
+        except Exception as error:  # noqa: BLE001 (one request's failure is not the stream's)
+            status = to_status(error)
+            answer = pb.ModelStreamInferResponse(error_message=f"{status.code.name}: {status.details}")
+            answer.infer_response.id = request.id
+            answer.infer_response.model_name = request.model_name
+            answer.infer_response.model_version = request.model_version
+            failed: bytes = answer.SerializeToString()
+            return failed
+
+    def _infer(self, request: Any, context: Any, arrived_ns: int = 0) -> bytes:
+        started_ns = time.monotonic_ns()
+        model = self._model(request.model_name, request.model_version, "model_name")
+        name, version = model.manifest.name, model.manifest.version
+        try:
+            signature = self._signature(model)
+            call = decode_infer(request, signature, time_remaining(context.time_remaining()))
+            decoded_ns = time.monotonic_ns()
+            reply = self._service.predict(dataclasses.replace(call.predict, arrived_ns=arrived_ns))
+            inferred_ns = time.monotonic_ns()
+            if reply.model is not model:  # it was replaced meanwhile
+                signature, version = self._signature(reply.model), reply.model.manifest.version
+            response = encode_infer(reply, call.outputs, request.id, signature)
+        except Exception as error:
+            self._statistics.failed(name, version, time.monotonic_ns() - started_ns)
+            if isinstance(error, InvalidInput):
+                raise in_their_terms(error) from error
+            raise
+        self._statistics.answered(
+            name,
+            version,
+            len(reply.decision_ids),
+            decode_ns=decoded_ns - started_ns,
+            infer_ns=inferred_ns - decoded_ns,
+            encode_ns=time.monotonic_ns() - inferred_ns,
+        )
+        return response
+
+    def _model(self, name: str, version: str, field: str = "name") -> ModelSnapshot:
+        if not name:
+            raise InvalidInput(FieldViolation(field, "is empty; name the model"))
+        return self._service.model(name, version or None)
+
+    def _signature(self, model: ModelSnapshot) -> InferenceSignature:
+        return self._signatures.get(model) or self._signatures.setdefault(model, InferenceSignature.of(model))
+
+    def _counts(self, name: str, version: str) -> Any:
+        counts = self._statistics.of(name, version)
+
+        def duration(one: Duration) -> Any:
+            return pb.StatisticDuration(count=one.count, ns=one.ns) if one.count else None
+
+        return pb.ModelStatistics(
+            name=name,
+            version=version,
+            last_inference=counts.last_ms,
+            inference_count=counts.rows,
+            execution_count=counts.success.count,
+            inference_stats=pb.InferStatistics(
+                success=duration(counts.success),
+                fail=duration(counts.fail),
+                queue=duration(counts.queue),
+                compute_input=duration(counts.decode),
+                compute_infer=duration(counts.infer),
+                compute_output=duration(counts.encode),
+            ),
+        )
+
+
+_Answer = Callable[[bytes, Any], bytes]
+
+
+def _messages(answer: Callable[[Any], Any], method: Any) -> _Answer:
+    kind = getattr(pb, method.input_type.name)
+    return lambda data, context: answer(parse(kind, data)).SerializeToString()  # noqa: ARG005 (for those that infer)
+
+
+def _aborting(answer: _Answer) -> _Answer:
+    """Returns the handler that ends the call with the status of what ``answer`` raises."""
+
+    def handle(data: bytes, context: Any) -> bytes:
+        try:
+            return answer(data, context)
+        except Exception as error:
+            context.abort_with_status(to_status(error))
+            raise  # abort raises; this tells the type checker so
+
+    return handle
+
+
+_INFER_RESPONSE = pb.ModelStreamInferResponse.DESCRIPTOR.fields_by_name["infer_response"].number
