@@ -24,6 +24,7 @@ _log = logging.getLogger(__name__)
 _PATIENCE = 0.5  # of the budget: who waited longer is refused
 _EXPLAINED = 0.25  # of the budget: who waited longer is not explained in time
 _NO_BUDGET_MS = 1000.0  # what counts as the budget of requests without one
+_LEAST_BUDGET_MS = 10.0  # and of those with a smaller one: a few milliseconds of waiting are no overload
 _PRIORITIES = 10
 _REMEMBERED = 256  # requests, to see who takes more than a share
 _MORE_THAN_A_SHARE = 1.5
@@ -68,6 +69,7 @@ class Admission:
             Overloaded: there is no place now, or it waited too long.
             Unavailable: closed.
         """
+        counted_ms = max(budget_ms or _NO_BUDGET_MS, _LEAST_BUDGET_MS)
         with self._lock:
             if self._closed:
                 raise Unavailable("the service is shutting down")
@@ -75,7 +77,7 @@ class Admission:
                 raise Overloaded(
                     f"{self._rows} rows are under way and {rows} more would pass the limit of {self._max_rows}"
                 )
-            patience_ms = _PATIENCE * (budget_ms or _NO_BUDGET_MS) * (1 - priority / _PRIORITIES)
+            patience_ms = _PATIENCE * counted_ms * (1 - priority / _PRIORITIES)
             if waited_ms > patience_ms / 2 and (waited_ms > patience_ms or self._has_more_than_a_share(caller)):
                 raise Overloaded(
                     f"the request waited {waited_ms:.3g} ms for a thread, too long for its budget and priority: "
@@ -84,7 +86,7 @@ class Admission:
                 )
             self._rows += rows
             self._remember(caller)
-        return waited_ms <= _EXPLAINED * (budget_ms or _NO_BUDGET_MS)
+        return waited_ms <= _EXPLAINED * counted_ms
 
     def leave(self, rows: int) -> None:
         """Gives back the place of ``rows`` rows."""

@@ -99,7 +99,10 @@ def test_a_request_that_waited_is_not_explained_and_then_refused():
     assert admission.enter(1, waited_ms=240)  # without a budget as with one of a second
     with pytest.raises(Overloaded):
         admission.enter(1, waited_ms=510)
-    assert admission._rows == 5
+    assert admission.enter(1, waited_ms=2, budget_ms=0.001)  # however small the budget is: this is no overload
+    with pytest.raises(Overloaded):
+        admission.enter(1, waited_ms=5.1, budget_ms=0.001)
+    assert admission._rows == 6
 
 
 @given(st.integers(0, 9), st.integers(0, 9), st.floats(0, 12))
