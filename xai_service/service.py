@@ -13,6 +13,7 @@ import threading
 import time
 import uuid
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from xai_service import assemble, treeshap
@@ -128,6 +129,11 @@ class ExplainService:
     def models(self) -> list[ModelEntry]:
         """Returns what the repository holds, servable or not."""
         return self._repository.entries()
+
+    def on_models(self, tell: Callable[[list[ModelEntry]], None]) -> None:
+        """Has ``tell`` called with what `models` returns, now and whenever it changes."""
+        self._repository.on_change = lambda: tell(self.models())
+        tell(self.models())
 
     def reload(self) -> None:
         """Has the repository looked at now, in the background. May be called by a signal handler."""
