@@ -71,7 +71,7 @@ C = '[[caller]]\nname = "x"\nroles = ["caller"]\n'
         (C + "token_sha256='secret'", "caller 1: token_sha256: is not 64 hex"),
         (C + "token_sha256=7", "caller 1: token_sha256: is not 64 hex"),
         (C + "certificate=''", "caller 1: certificate: is a name"),
-        (C + "token='secret'", "caller 1: token is not a known key; did you mean 'token_sha256'"),
+        (C + "token='secret'", "caller 1: token is not a known key; there are name"),
         ((C + f"token_sha256='{DIGEST}'\n") * 2, "caller 2: its token or certificate stands there twice"),
         ((C + "certificate='y'\n") * 2, "caller 2: its token or certificate stands there twice"),
         (C.replace('"x"', '""') + "certificate='y'", "caller 1: name: is not a name"),

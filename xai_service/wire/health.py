@@ -72,6 +72,7 @@ class ServiceHealth(HealthServicer):
         self._turn = threading.Lock()
         self._apis: tuple[str, ...] = ("",)
         self._models: set[str] = set()
+        self._said: dict[str, bool] = {}
         self._draining = False
         self._say(LIVENESS, serving=True)
         for name in (STARTUP, *self._apis):
@@ -104,8 +105,10 @@ class ServiceHealth(HealthServicer):
                 self._say(name, serving=False)
 
     def _say(self, name: str, *, serving: bool) -> None:
-        status = health_pb2.HealthCheckResponse
-        self.set(name, status.SERVING if serving else status.NOT_SERVING)
+        if self._said.get(name) is not serving:  # who watches is told of changes only
+            self._said[name] = serving
+            status = health_pb2.HealthCheckResponse
+            self.set(name, status.SERVING if serving else status.NOT_SERVING)
 
 
 class HealthServer:
