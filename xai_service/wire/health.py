@@ -104,6 +104,14 @@ class ServiceHealth(HealthServicer):
             for name in (*self._apis, *(MODEL + name for name in self._models)):
                 self._say(name, serving=False)
 
+    def enter_graceful_shutdown(self) -> None:
+        """Ends every watch, and lets nothing change any more; what is under way may take its time, alive."""
+        super().enter_graceful_shutdown()
+        with self._lock:
+            for name in (LIVENESS, STARTUP):
+                if self._said[name]:
+                    self._server_status[name] = health_pb2.HealthCheckResponse.SERVING
+
     def _say(self, name: str, *, serving: bool) -> None:
         if self._said.get(name) is not serving:  # who watches is told of changes only
             self._said[name] = serving
