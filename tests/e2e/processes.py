@@ -20,8 +20,9 @@ WITHIN_S = 60
 class Process:
     """A service that was started; ``log`` grows as it writes to stderr."""
 
-    def __init__(self, *options):
-        command = [sys.executable, "-m", "xai_service.cli", "serve", "--json", *map(str, options)]
+    def __init__(self, *options, before=""):
+        code = f"{before}\nfrom xai_service.cli import main; main()"
+        command = [sys.executable, "-c", code, "serve", "--json", *map(str, options)]
         self.popen = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.log = ""
         self._reader = threading.Thread(target=self._read)
@@ -52,9 +53,9 @@ class Process:
 
 
 @contextlib.contextmanager
-def started(*options):
-    """A process that is there while the block lasts, and killed after it where it still is."""
-    process = Process(*options)
+def started(*options, before=""):
+    """A process that is there while the block lasts, and killed after it where it still is; runs ``before`` first."""
+    process = Process(*options, before=before)
     try:
         yield process
     finally:
@@ -65,12 +66,12 @@ def started(*options):
 
 
 def check(address, service="", **channel):
-    """The status, or ``None`` where nobody answers."""
+    """The status, or ``None`` where the service is not known."""
     with grpc.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)], **channel) as opened:
         try:
             request = health_pb2.HealthCheckRequest(service=service)
             return health_pb2_grpc.HealthStub(opened).Check(request, timeout=10).status
         except grpc.RpcError as error:
-            if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND):
+            if error.code() is grpc.StatusCode.NOT_FOUND:
                 return None
             raise

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import os
-import shutil
 import signal
 import threading
 
@@ -25,30 +23,27 @@ def options(loan_repository, tmp_path):
     return ["--repository", loan_repository, "--ledger", tmp_path / "l.sqlite", "--listen", "127.0.0.1:0"]
 
 
-@pytest.fixture
-def slow_repository(loan_repository, tmp_path):
-    """Loading goes on until somebody writes to a pipe that one of its files is, as a mount that answers late would."""
-    shutil.copytree(loan_repository, tmp_path / "slow")
-    os.mkfifo(tmp_path / "slow" / "key.pub")
-    return tmp_path / "slow"
+# Loading that takes as long as it likes, as of a mount that answers late.
+SLOW = """
+import time
+from xai_service.model.bundle import Bundle
+Bundle.load = lambda *_: print("loading", flush=True) or time.sleep(600)
+"""
 
 
-def loading(slow, options):
-    return [*options[2:], "--repository", slow, "--require-signed", slow / "key.pub", "--health-listen", "127.0.0.1:0"]
-
-
-def test_probes_are_answered_while_models_load(slow_repository, options):
-    with started(*loading(slow_repository, options)) as process:
+def test_probes_are_answered_while_models_load(options):
+    with started(*options, "--health-listen", "127.0.0.1:0", before=SLOW) as process:
         address = process.logged(r"answering health checks on (\S+)")[1]
-        assert [check(address, name) for name in ("liveness", "startup", "", "xai.v1.DecisionService")] == [
-            YES, NO, NO, None,
-        ]  # fmt: skip
+        names = ("liveness", "startup", "", "xai.v1.DecisionService")
+        assert [check(address, name) for name in names] == [YES, NO, NO, None]
         assert "listening on" not in process.log
+        process.popen.send_signal(signal.SIGTERM)  # with a probe's connection open or not
+        assert process.ended() == 0
 
 
-def test_sigterm_while_models_load_ends_it_there(slow_repository, options):
-    with started(*loading(slow_repository, options)) as process:
-        process.logged("answering health checks")
+def test_sigterm_while_models_load_ends_it_there(options):
+    with started(*options, before=SLOW) as process:
+        assert process.popen.stdout.readline() == "loading\n"
         process.popen.send_signal(signal.SIGTERM)
         assert process.ended() == 0
         assert process.popen.stdout.read() == ""

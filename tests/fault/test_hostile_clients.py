@@ -61,7 +61,7 @@ def row(loans):
 
 
 def test_callers_that_fall_silent_amid_a_request_are_found_out(loan_repository, tmp_path, row, monkeypatch):
-    """A thread waits for each one's message, and they are more than there are threads: pings tell that nobody is there."""
+    """A thread waits for each one's message, they are more than there are threads: pings tell that nobody is there."""
     monkeypatch.setattr(server_module, "_PING_AFTER_MS", 500)
     monkeypatch.setattr(server_module, "_PING_TIMEOUT_MS", 500)
     with (
