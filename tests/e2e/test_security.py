@@ -186,6 +186,21 @@ def test_roles(loan_repository, loans, tmp_path, access, look_at_once):  # noqa:
     assert server._service._ledger._closing
 
 
+def test_the_service_knows_who_calls(loan_repository, loans, tmp_path, access, monkeypatch):
+    seen = []
+    with serving(loan_repository, tmp_path / "l", access=access) as server:
+        real = server._service.predict
+        monkeypatch.setattr(server._service, "predict", lambda call: seen.append(call.caller) or real(call))
+        with Client(server.addresses[0], token=TOKENS[Role.CALLER]) as client:
+            client.predict(loans.held_out.iloc[:1], "loan")
+    with serving(loan_repository, tmp_path / "l") as server:
+        real = server._service.predict
+        monkeypatch.setattr(server._service, "predict", lambda call: seen.append(call.caller) or real(call))
+        with Client(server.addresses[0]) as client:
+            client.predict(loans.held_out.iloc[:1], "loan")
+    assert seen == ["the caller", "ipv4:127.0.0.1"]
+
+
 def test_a_refused_request_records_nothing(loan_repository, loans, tmp_path, access):
     with serving(loan_repository, tmp_path / "l", access=access) as server:
         refused(Client(server.addresses[0]), Client.predict, loans.held_out.iloc[:1], "loan")

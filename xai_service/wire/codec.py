@@ -35,8 +35,13 @@ MODES = {
 _LOWEST_PRIORITY = 9
 
 
-def decode_predict(request: pb.PredictRequest, time_remaining_s: float | None) -> PredictCall:
+def decode_predict(request: pb.PredictRequest, time_remaining_s: float | None, caller: str = "") -> PredictCall:
     """Returns the call that a request holds.
+
+    Args:
+        request: as it was received.
+        time_remaining_s: see `PredictCall`.
+        caller: see `PredictCall`.
 
     Raises:
         InvalidInput: no model name, or an input that is not a float matrix of the size it claims, or columns that are
@@ -59,6 +64,7 @@ def decode_predict(request: pb.PredictRequest, time_remaining_s: float | None) -
         time_remaining_s=time_remaining_s,
         mode=MODES[request.explanation_mode],
         priority=request.priority,
+        caller=caller,
     )
 
 

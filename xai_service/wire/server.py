@@ -28,7 +28,7 @@ from xai_service.ledger.store import Ledger
 from xai_service.model.repository import Repository
 from xai_service.service import ExplainService
 from xai_service.wire import codec, health, listeners
-from xai_service.wire.access import Access, Guard
+from xai_service.wire.access import Access, Guard, caller_of
 from xai_service.wire.gate import Gate
 from xai_service.wire.gen.xai.v1 import decision_service_pb2 as pb
 from xai_service.wire.gen.xai.v1 import decision_service_pb2_grpc as pb_grpc
@@ -53,7 +53,8 @@ class _Servicer(pb_grpc.DecisionServiceServicer):
 
     def Predict(self, request: pb.PredictRequest, context: Any) -> pb.PredictResponse:  # noqa: N802 (gRPC's names)
         def answer() -> pb.PredictResponse:
-            call = codec.decode_predict(request, codec.time_remaining(context.time_remaining()))
+            remaining_s = codec.time_remaining(context.time_remaining())
+            call = codec.decode_predict(request, remaining_s, caller_of(context))
             return codec.encode_predict(self._service.predict(call))
 
         return _answer(context, answer)
