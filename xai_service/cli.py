@@ -6,10 +6,8 @@ Exit codes: 0 done, 1 it failed (``error: …`` says why), 2 the command was not
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import sys
-import types
 import typing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from xai_service.cli_keys import keygen, load_key, sign_command, verify_bundle
-from xai_service.config import ServiceConfig
+from xai_service.cli_serve import serve, token
+from xai_service.cli_target import Target, json_lines, target_options
 from xai_service.console.inspection import inspect
 from xai_service.errors import XaiError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from xai_service.client import Client, ModelStatus
 
@@ -89,15 +88,6 @@ class _Finite(click.FloatRange):
 
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout, one object for each line.")
-_target = click.option(
-    "--target",
-    default="127.0.0.1:8001",
-    envvar="XAI_TARGET",
-    show_default=True,
-    show_envvar=True,
-    help="Where the service listens: host:port or unix:/path.",
-)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -151,7 +141,7 @@ def main() -> None:
 )
 @click.option("--raw-score", is_flag=True, help="Serve the raw score, as a regression, whatever the objective is.")
 @click.option("--sign", type=_FILE, metavar="KEY", help="Private key, from `xai keygen`, to sign the bundle with.")
-@_json
+@json_lines
 def pack(
     *,
     model: Path,
@@ -214,87 +204,11 @@ def _extra_missing(extra: str, error: ImportError) -> click.ClickException:
     return click.ClickException(f"{error}; this command needs: pip install 'xai-service[{extra}]'")
 
 
-def _setting_options(command: Callable[..., None]) -> Callable[..., None]:
-    """One option for each field of `ServiceConfig`: the fields are the settings, there is no second list."""
-    hints = typing.get_type_hints(ServiceConfig)
-    for field in reversed(dataclasses.fields(ServiceConfig)):
-        given: dict[str, Any] = {"required": True}
-        if field.default is not dataclasses.MISSING:
-            given = {"default": field.default}
-        elif field.default_factory is not dataclasses.MISSING:
-            given = {"default": field.default_factory()}
-        flag = field.name.replace("_", "-")
-        hint = hints[field.name]
-        if isinstance(hint, types.UnionType):  # `float | None`: unset is None
-            hint = next(one for one in typing.get_args(hint) if one is not types.NoneType)
-        multiple = typing.get_origin(hint) is tuple
-        if multiple:
-            hint = typing.get_args(hint)[0]
-        kind: Any = click.Path(path_type=Path) if hint is Path else hint
-        if typing.get_origin(hint) is typing.Literal:
-            kind = click.Choice(typing.get_args(hint))
-        command = click.option(
-            f"--{flag}/--no-{flag}" if hint is bool else f"--{flag}",
-            type=kind,
-            multiple=multiple,
-            envvar=f"XAI_{field.name.upper()}",
-            show_default=True,
-            show_envvar=True,
-            help=field.metadata["help"],
-            **given,
-        )(command)
-    return command
-
-
-@main.command()
-@_setting_options
-@click.option(
-    "--log-level",
-    type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
-    default="info",
-    envvar="XAI_LOG_LEVEL",
-    show_default=True,
-    show_envvar=True,
-    help="Least severe messages to log; the log goes to stderr.",
-)
-@click.option(
-    "--log-format",
-    type=click.Choice(["text", "json"], case_sensitive=False),
-    default="text",
-    envvar="XAI_LOG_FORMAT",
-    show_default=True,
-    show_envvar=True,
-    help="Lines of text, or a JSON object a line.",
-)
-@_json
-def serve(as_json: bool, log_level: str, log_format: str, **settings: Any) -> None:
-    """Serve a model repository until SIGTERM or SIGINT.
-
-    Requests in flight are finished before it ends.
-    """
-    try:
-        config = ServiceConfig(**settings)
-    except ValueError as error:
-        raise click.UsageError(str(error), click.get_current_context()) from error
-    from xai_service import report
-    from xai_service.logs import logging_to_stderr
-
-    def on_ready(addresses: tuple[str, ...]) -> None:
-        text = report.to_json({"listening": addresses}) if as_json else f"listening on {', '.join(addresses)}"
-        click.echo(text)
-        sys.stdout.flush()
-
-    with logging_to_stderr(log_level, log_format):
-        from xai_service.wire.server import serve as serve_until_stopped  # after gRPC was told what to log
-
-        serve_until_stopped(config, on_ready)
-
-
 @main.command()
 @click.option("--csv", "source", required=True, metavar="CSV", help="Rows, with a header; - for stdin.")
 @click.option("--model", required=True, help="The model's name.")
 @click.option("--version", default="", help="Its version.  [default: the highest served]")
-@_target
+@target_options
 @click.option("--latency-budget-ms", type=_Finite(0), help="How long a batch waits for its explanations.")
 @click.option(
     "--top", default=3, show_default=True, type=click.IntRange(0), help="How many features to show for a row."
@@ -302,13 +216,13 @@ def serve(as_json: bool, log_level: str, log_format: str, **settings: Any) -> No
 @click.option(
     "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write all results to this CSV file too."
 )
-@_json
+@json_lines
 def predict(
     *,
     source: str,
     model: str,
     version: str,
-    target: str,
+    target: Target,
     latency_budget_ms: float | None,
     top: int,
     output: Path | None,
@@ -319,10 +233,10 @@ def predict(
     Columns are matched to the model's features by name, in any order. An empty cell is a missing value.
     """
     from xai_service import report
-    from xai_service.client import Client, RequestFailed
+    from xai_service.client import RequestFailed
     from xai_service.csv_rows import Sheet, read_rows
 
-    with Client(target) as client:
+    with target.client() as client:
         served = _served(client, model, version)
         features = served.feature_names
         strings = {name for name, kind in zip(features, served.feature_kinds, strict=False) if kind == "string"}
@@ -390,17 +304,16 @@ def _note_ignored(columns: Sequence[str]) -> None:
     help="Seconds to wait for an explanation that is deferred.",
 )
 @click.option("--top", type=click.IntRange(0), help="How many features to show.  [default: all that weigh anything]")
-@_target
-@_json
-def decision(decision_id: str, wait_s: float, top: int | None, target: str, as_json: bool) -> None:
+@target_options
+@json_lines
+def decision(decision_id: str, wait_s: float, top: int | None, target: Target, as_json: bool) -> None:
     """Show one decision as it was recorded.
 
     Its input, its outcome, and how much each feature weighed.
     """
     from xai_service import report
-    from xai_service.client import Client
 
-    with Client(target) as client:
+    with target.client() as client:
         if wait_s:
             client.explanation(decision_id, wait_s=wait_s)
         one = client.decision(decision_id)
@@ -408,7 +321,7 @@ def decision(decision_id: str, wait_s: float, top: int | None, target: str, as_j
 
 
 @main.command()
-@_target
+@target_options
 @click.option(
     "--repository",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
@@ -421,11 +334,11 @@ def decision(decision_id: str, wait_s: float, top: int | None, target: str, as_j
     metavar="KEY",
     help="With --repository: refuse as a server with these keys would.",
 )
-@_json
-def models(target: str, repository: Path | None, require_signed: tuple[Path, ...], as_json: bool) -> None:
+@json_lines
+def models(target: Target, repository: Path | None, require_signed: tuple[Path, ...], as_json: bool) -> None:
     """List the models served, and those refused with the reason."""
     from xai_service import report
-    from xai_service.client import Client, ModelStatus
+    from xai_service.client import ModelStatus
 
     if require_signed and repository is None:
         raise click.UsageError("--require-signed goes with --repository; a server has its own keys")
@@ -436,7 +349,7 @@ def models(target: str, repository: Path | None, require_signed: tuple[Path, ...
         trusted = load_trusted(require_signed) if require_signed else None
         known = [ModelStatus.of(entry) for entry in Repository(repository, trusted).entries()]
     else:
-        with Client(target) as client:
+        with target.client() as client:
             known = client.models()
     if as_json:
         for one in known:
@@ -456,7 +369,7 @@ def models(target: str, repository: Path | None, require_signed: tuple[Path, ...
 @click.option(
     "--applicants", default=5, show_default=True, type=click.IntRange(1, 50), help="How many to decide about."
 )
-@_json
+@json_lines
 def demo(out: Path, applicants: int, as_json: bool) -> None:
     """Train, pack, serve and explain real mortgage applications.
 
@@ -470,7 +383,7 @@ def demo(out: Path, applicants: int, as_json: bool) -> None:
         raise _extra_missing("demo", error) from error
 
 
-for command in (keygen, sign_command, verify_bundle, inspect):
+for command in (keygen, sign_command, verify_bundle, inspect, serve, token):
     main.add_command(command)
 
 if __name__ == "__main__":

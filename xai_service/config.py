@@ -1,10 +1,11 @@
-"""Settings of one service process. Validated once, frozen, units in the names; docs/operations.md lists them all."""
+"""Settings of the service. Validated once, frozen, units in the names; docs/operations.md lists them all."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from xai_service.cpus import usable_cpus
 
@@ -35,7 +36,7 @@ class ServiceConfig:
     ledger: Path = field(
         default=Path("var/ledger.sqlite"), metadata={"help": "File that decisions are stored in; made when absent."}
     )
-    record: Literal["durable", "off"] = _setting(
+    record: str = _setting(
         "durable", "Whether decisions are stored before the reply (durable), or not at all (off), for benchmarks."
     )
     listen: tuple[str, ...] = _setting(
@@ -46,6 +47,37 @@ class ServiceConfig:
     )
     traces: str = _setting(
         "off", "otlp sends a trace of each request by OpenTelemetry, set up by its OTEL_* variables; off sends none."
+    )
+    unix_mode: str = _setting("660", "Permissions of the unix: sockets, octal: who may write to one may call.")
+    health_listen: str | None = _setting(
+        None, "Address, host:port, that answers health checks and nothing else, in plaintext, from the start on."
+    )
+    tls_certificate: Path | None = field(
+        default=None,
+        metadata={
+            "help": "Certificate, PEM, with those between it and the root behind it; TCP is then served by TLS alone."
+        },
+    )
+    tls_key: Path | None = field(
+        default=None,
+        metadata={"help": "Its private key, PEM, without a passphrase."},
+    )
+    tls_client_ca: Path | None = field(
+        default=None,
+        metadata={
+            "help": "Certificates, PEM, one of which must have issued each client's: without one none is let in by TCP."
+        },
+    )
+    access: Path | None = field(
+        default=None,
+        metadata={
+            "help": "File that says who may call and what, by token, certificate or socket; without it anyone anything."
+        },
+    )
+    reflection: bool = _setting(True, "Whether anyone may ask which services there are.")
+    workers: int = _setting(1, "Processes that serve, sharing the TCP ports; see docs/operations.md.")
+    pin: bool | None = _setting(
+        None, "Whether each worker keeps to a CPU of its own; where it is not said, if there are several workers."
     )
     default_budget_ms: float = _setting(
         50.0, "Latency budget where neither the request nor the bundle names one; 0 means none."
@@ -74,16 +106,16 @@ class ServiceConfig:
     max_deferred: int = _setting(
         1_000_000, "Deferred explanations that may wait; beyond it requests that would defer more are refused."
     )
+    drain_delay_s: float = _setting(
+        0.0, "Seconds at shutdown in which everything is served still, and health checks say that it ends."
+    )
     drain_s: float = _setting(10.0, "Seconds that requests under way get to end at shutdown.")
 
     def __post_init__(self) -> None:
         """Checks every value."""
-        if not self.listen:
-            raise ValueError("listen: at least one address is needed")
-        for address in self.listen:
-            if not _is_address(address):
-                raise ValueError(f"listen: {address!r} is neither host:port, port 0 to 65535, nor unix:PATH")
+        self._check_addresses()
         self._check_choices()
+        self._check_tls()
         for name, low, high in (
             ("reload_every_s", 0, 86_400),
             ("default_budget_ms", 0, 3.6e6),
@@ -97,6 +129,8 @@ class ServiceConfig:
             ("explain_workers", 0, 1024),
             ("max_unrecorded_decisions", 1, 10_000_000),
             ("max_deferred", 0, 1_000_000_000),
+            ("workers", 1, 1024),
+            ("drain_delay_s", 0, 3600),
             ("drain_s", 0, 3600),
         ):
             value = getattr(self, name)
@@ -113,15 +147,31 @@ class ServiceConfig:
                 f"({self.max_rows_per_request}), so that a largest request could never be stored"
             )
 
+    def _check_addresses(self) -> None:
+        if not self.listen:
+            raise ValueError("listen: at least one address is needed")
+        for address in self.listen:
+            if not _is_address(address):
+                raise ValueError(f"listen: {address!r} is neither host:port, port 0 to 65535, nor unix:PATH")
+        if self.metrics_listen not in _OFF and (is_unix(self.metrics_listen) or not _is_address(self.metrics_listen)):
+            raise ValueError(f"metrics_listen: {self.metrics_listen!r} is neither host:port, port 0 to 65535, nor off")
+        if self.health_listen is not None and (is_unix(self.health_listen) or not _is_address(self.health_listen)):
+            raise ValueError(f"health_listen: {self.health_listen!r} is not host:port, port 0 to 65535")
+        if not re.fullmatch(r"[0-7]{3}", self.unix_mode):
+            raise ValueError(f"unix_mode: {self.unix_mode!r} is not three octal digits, such as 660")
+
     def _check_choices(self) -> None:
         if self.record not in ("durable", "off"):
             raise ValueError(f"record: {self.record!r} is neither durable nor off")
-        if self.metrics_listen not in _OFF and (
-            self.metrics_listen.startswith("unix:") or not _is_address(self.metrics_listen)
-        ):
-            raise ValueError(f"metrics_listen: {self.metrics_listen!r} is neither host:port, port 0 to 65535, nor off")
         if self.traces not in ("off", "otlp"):
             raise ValueError(f"traces: {self.traces!r} is neither off nor otlp")
+
+    def _check_tls(self) -> None:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            lacking = "tls_key" if self.tls_key is None else "tls_certificate"
+            raise ValueError(f"{lacking}: is needed, certificate and key go together")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise ValueError("tls_client_ca: needs tls_certificate and tls_key")
 
     @property
     def metrics_address(self) -> str | None:
@@ -134,9 +184,20 @@ class ServiceConfig:
         return self.explain_workers or usable_cpus()
 
 
+def is_unix(address: str) -> bool:
+    """Whether an address of `ServiceConfig.listen` is of a Unix socket."""
+    return address.startswith("unix:")
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only this machine can reach it."""
+    host = address.rpartition(":")[0].strip("[]")
+    return is_unix(address) or host in ("localhost", "::1") or host.startswith("127.")
+
+
 def _is_address(text: str) -> bool:
     """Not left to gRPC, which listens on 443 where the port is missing, and on 1 where it is 65537."""
     host, _, port = text.rpartition(":")
-    if text.startswith("unix:"):
+    if is_unix(text):
         return text != "unix:"
     return bool(host) and port.isascii() and port.isdecimal() and len(port) <= 5 and int(port) < 1 << 16

@@ -13,6 +13,9 @@
     │   ├── BundleMismatch      a file of the bundle is not the one its manifest describes
     │   └── UntrustedBundle     not signed, or not by a key that is trusted
     ├── InvalidKey              a file is not a key that can sign or verify
+    ├── InvalidSetting          a file that a setting names cannot be used as what it is named for
+    ├── Unauthenticated         who calls is not known
+    ├── Forbidden               who calls is known, and may not do this
     ├── PackRefused             the conversion could not be proven equal to the native model
     ├── Overloaded              bounded queues are full; try again later
     ├── BudgetExhausted         the deadline passed before what the caller requires was there
@@ -90,6 +93,18 @@ class UntrustedBundle(ModelError):
 
 class InvalidKey(XaiError):
     """A file is not a key that can sign or verify."""
+
+
+class InvalidSetting(XaiError):
+    """A setting, or a file that one names, cannot be used: certificates, who may call, the configuration itself."""
+
+
+class Unauthenticated(XaiError):
+    """Who calls is not known: no token or certificate was shown, or not one that is listed."""
+
+
+class Forbidden(XaiError):
+    """Who calls is known and has no role that may do this."""
 
 
 class PackRefused(XaiError):

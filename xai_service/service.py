@@ -13,6 +13,7 @@ import threading
 import time
 import uuid
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -143,7 +144,7 @@ class ExplainService:
             len(call.rows),
             caller=call.caller,
             priority=call.priority,
-            waited_ms=waited_ms,
+            waited_ms=waited_ms if call.behind else 0.0,  # where nobody waits, this is no overload
             budget_ms=deadline.budget_ms,
         )
         try:
@@ -173,6 +174,11 @@ class ExplainService:
     def models(self) -> list[ModelEntry]:
         """Returns what the repository holds, servable or not."""
         return self._repository.entries()
+
+    def on_models(self, tell: Callable[[list[ModelEntry]], None]) -> None:
+        """Has ``tell`` called with what `models` returns, now and whenever it changes."""
+        self._repository.on_change = lambda: tell(self.models())
+        tell(self.models())
 
     def reload(self) -> None:
         """Has the repository looked at now, in the background. May be called by a signal handler."""

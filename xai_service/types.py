@@ -55,6 +55,7 @@ class PredictCall:
         priority: who is shed first in an overload: 0 last, the greatest number first; 0 to 9.
         caller: who calls, as far as the transport knows; requests of one caller share what is fair.
         arrived_ns: when it was taken from the wire, on the monotonic clock: the budget runs from then; 0: now.
+        behind: how many calls wait for a thread now that this one has got it: what an overload is known by.
     """
 
     model_name: str
@@ -68,6 +69,7 @@ class PredictCall:
     priority: int = 0
     caller: str = ""
     arrived_ns: int = 0
+    behind: int = 0
 
     @property
     def strings(self) -> dict[int, tuple[str | None, ...]]:

@@ -1,13 +1,11 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import json
 import logging
 import re
 import subprocess
 import sys
-from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +18,6 @@ from tests.unit.fake_service import NAMES, FakeService, served
 from xai_service import report
 from xai_service.cli import main
 from xai_service.client import ModelStatus
-from xai_service.config import ServiceConfig
 from xai_service.errors import InvalidModel, Unavailable
 from xai_service.model.repository import ModelEntry
 from xai_service.wire import server
@@ -31,7 +28,19 @@ if TYPE_CHECKING:
 
     from click.testing import Result
 
-COMMANDS = ("pack", "sign", "verify-bundle", "keygen", "serve", "predict", "decision", "models", "inspect", "demo")
+COMMANDS = (
+    "pack",
+    "token",
+    "sign",
+    "verify-bundle",
+    "keygen",
+    "serve",
+    "predict",
+    "decision",
+    "models",
+    "inspect",
+    "demo",
+)
 GOOD = "age,debt,income\n30,1.5,2\n,0.25,4\n"
 
 
@@ -356,66 +365,6 @@ def test_target_is_taken_from_the_environment(target: str, monkeypatch: pytest.M
 
 
 # serve
-
-
-@pytest.fixture
-def served_with(monkeypatch: pytest.MonkeyPatch) -> list[ServiceConfig]:
-    configs: list[ServiceConfig] = []
-
-    def serve(config: ServiceConfig, on_ready: Callable[[tuple[str, ...]], None]) -> None:
-        configs.append(config)
-        on_ready(("127.0.0.1:4321", "unix:/run/xai"))
-
-    monkeypatch.setattr(server, "serve", serve)
-    monkeypatch.delenv("XAI_METRICS_LISTEN")  # which is set for tests that start real servers
-    return configs
-
-
-def test_serve_has_an_option_for_each_setting(served_with: list[ServiceConfig], tmp_path: Path) -> None:
-    text = xai("serve", "--help").stdout
-    for field in dataclasses.fields(ServiceConfig):
-        assert f"--{field.name.replace('_', '-')} " in text
-        assert f"XAI_{field.name.upper()}" in text
-    result = xai("serve", "--repository", str(tmp_path))
-    assert result.stdout == "listening on 127.0.0.1:4321, unix:/run/xai\n"
-    assert served_with == [ServiceConfig(repository=tmp_path)]
-
-
-def test_serve_takes_options_and_the_environment(
-    served_with: list[ServiceConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XAI_LEDGER", str(tmp_path / "l"))
-    options = ("--listen", "127.0.0.1:0", "--listen", "unix:/run/xai", "--reply-reserve-ms", "2.5", "--json")
-    result = xai("serve", "--repository", str(tmp_path), *options)
-    assert json.loads(result.stdout) == {"listening": ["127.0.0.1:4321", "unix:/run/xai"]}
-    config = served_with[0]
-    assert config.listen == ("127.0.0.1:0", "unix:/run/xai")
-    assert (config.reply_reserve_ms, config.ledger) == (2.5, tmp_path / "l")
-
-
-def test_serve_refuses_bad_settings(served_with: list[ServiceConfig], tmp_path: Path) -> None:
-    assert "reply_reserve_ms" in one_error(xai("serve", "--repository", str(tmp_path), "--reply-reserve-ms", "-1"), 2)
-    assert "Missing option '--repository'" in one_error(xai("serve"), 2)
-    assert served_with == []
-
-
-def test_serve_logs_to_stderr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def serve(*_: Any) -> None:
-        logging.getLogger("xai_service.model").info("model loan is ready")
-        logging.getLogger("elsewhere").error("trouble")
-
-    monkeypatch.setattr(server, "serve", serve)
-    before = logging.getLogger().handlers[:]
-    result = xai("serve", "--repository", str(tmp_path))
-    time, message = result.stderr.splitlines()[0].split(" ", 1)
-    assert datetime.fromisoformat(time).utcoffset() == timedelta(0)
-    assert message == "INFO xai_service.model: model loan is ready"
-    assert "ERROR elsewhere: trouble" in result.stderr
-    assert result.stdout == ""
-    quiet = xai("serve", "--repository", str(tmp_path), "--log-level", "ERROR").stderr.splitlines()
-    assert [line.split(" ", 1)[1] for line in quiet] == ["ERROR elsewhere: trouble"]
-    assert logging.getLogger().handlers == before
-    assert "'--log-level'" in one_error(xai("serve", "--repository", str(tmp_path), "--log-level", "loud"), 2)
 
 
 HOSTILE = "\x1b[2J\x9b1m\u202eloan\r\nready"

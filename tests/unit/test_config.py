@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from xai_service.cli import main
-from xai_service.config import ServiceConfig
+from xai_service.config import ServiceConfig, is_loopback
 from xai_service.cpus import usable_cpus
 
 FIELDS = {field.name: field for field in dataclasses.fields(ServiceConfig)}
-NUMBERS = [name for name, field in FIELDS.items() if isinstance(field.default, (int, float))]
+NUMBERS = [name for name, field in FIELDS.items() if type(field.default) in (int, float)]
+PATHS = {"tls_certificate", "tls_key", "tls_client_ca", "access"}
 ZERO_MEANS_SOMETHING = {
     "max_deferred",
     "default_budget_ms",
@@ -22,6 +23,7 @@ ZERO_MEANS_SOMETHING = {
     "additivity_tolerance",
     "max_waiting_rpcs",
     "explain_workers",
+    "drain_delay_s",
     "drain_s",
 }
 
@@ -32,7 +34,8 @@ def config(**settings):
 
 def test_the_settings_are_all_here():
     assert set(FIELDS) == {
-        *NUMBERS, "repository", "ledger", "listen", "metrics_listen", "record", "require_signed", "traces"
+        *NUMBERS, *PATHS, "repository", "ledger", "listen", "record", "require_signed", "unix_mode", "health_listen",
+        "metrics_listen", "traces", "reflection", "pin",
     }  # fmt: skip
     assert all(field.metadata["help"] for field in FIELDS.values())
 
@@ -137,3 +140,40 @@ def test_each_number_is_read_from_its_variable(name, monkeypatch):
     assert context.params[name] == 1
     assert isinstance(context.params[name], type(FIELDS[name].default))
     assert option.type.name in ("integer", "float")
+
+
+@pytest.mark.parametrize("address", ["unix:/run/x", "8001", "localhost:", ""])
+def test_health_checks_are_answered_by_tcp(address):
+    assert config(health_listen="0.0.0.0:0").health_listen == "0.0.0.0:0"
+    with pytest.raises(ValueError, match=r"^health_listen: "):
+        config(health_listen=address)
+
+
+@pytest.mark.parametrize("mode", ["", "66", "0660", "888", "0o6", "rw-"])
+def test_permissions_are_octal(mode):
+    assert config(unix_mode="600").unix_mode == "600"
+    with pytest.raises(ValueError, match=r"^unix_mode: "):
+        config(unix_mode=mode)
+
+
+def test_certificate_and_key_go_together():
+    pem = Path("x.pem")
+    assert config(tls_certificate=pem, tls_key=pem, tls_client_ca=pem)
+    for given, named in (
+        ({"tls_certificate": pem}, "tls_key"),
+        ({"tls_key": pem}, "tls_certificate"),
+        ({"tls_client_ca": pem}, "tls_client_ca"),
+    ):
+        with pytest.raises(ValueError, match=f"^{named}: needs|^{named}: is needed"):
+            config(**given)
+
+
+@pytest.mark.parametrize(
+    ("address", "local"),
+    [
+        ("127.0.0.1:1", True), ("127.9.9.9:1", True), ("localhost:1", True), ("[::1]:1", True), ("unix:/s", True),
+        ("0.0.0.0:1", False), ("[::]:1", False), ("10.0.0.1:1", False), ("sidecar:1", False),
+    ],
+)  # fmt: skip
+def test_what_only_this_machine_reaches(address, local):
+    assert is_loopback(address) is local

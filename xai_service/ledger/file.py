@@ -127,6 +127,23 @@ class LedgerFile:
             reader.close()
 
 
+def open_read_only(path: Path) -> sqlite3.Connection:
+    """Open a ledger that another process may hold, to read what is committed; whoever calls closes it.
+
+    Raises:
+        Unavailable: it is not a ledger of this version.
+        OSError, sqlite3.Error: it cannot be read.
+    """
+    _check_header(path)
+    reader = _connect(path.resolve(), "ro")
+    try:
+        _check_format(reader, path)
+    except BaseException:
+        reader.close()
+        raise
+    return reader
+
+
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
     # Autocommit (isolation_level None): the store says itself where transactions begin and end. mode "rw" never creates
     # a file. Connections pass between threads, one at a time.

@@ -27,7 +27,7 @@ from xai_service.ledger.file import DECISION, EXPLANATION, LedgerFile
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
 
 # Entries in one transaction: beyond some dozens the sync is paid for, and a longer commit only keeps callers waiting.
@@ -41,7 +41,7 @@ _COMMIT_BOUNDS_ENTRIES = tuple(float(2**power) for power in range(15))
 # The kinds stand as literals (1: DECISION, 2: EXPLANATION), or SQLite could not use their partial indexes.
 _FIND = "SELECT sequence FROM entries WHERE decision_id = ? AND kind = 1"
 # One statement, so decision and explanation are of one moment.
-_GET = """
+GET = """
 SELECT decision.sequence, decision.data, explanation.data
 FROM entries AS decision
 LEFT JOIN entries AS explanation ON explanation.decision_id = decision.decision_id AND explanation.kind = 2
@@ -109,6 +109,7 @@ class Ledger:
         path: the SQLite file; it and its directory are created when missing. Beside it live ``-wal`` and ``-shm``
             (SQLite's) and ``.lock``.
         max_queued_entries: entries that may wait to become durable, ≥ 1; also the most that one call may bring.
+        others: is asked by `get` for decisions that are not here (`xai_service.ledger.siblings`).
 
     Attributes:
         commit_us: what commits took, in microseconds, the failed ones too. Written by one thread; read a copy.
@@ -118,8 +119,15 @@ class Ledger:
         Unavailable: see `LedgerFile`.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, max_queued_entries: int = 8192) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        max_queued_entries: int = 8192,
+        others: Callable[[uuid.UUID], Stored | None] = lambda _: None,
+    ) -> None:
         self._max_queued = max_queued_entries
+        self._others = others
         self._file = LedgerFile(path)
         self._queue: deque[_Call] = deque()
         self._changed = threading.Condition(threading.Lock())
@@ -170,16 +178,17 @@ class Ledger:
         return self._submit(_Call(EXPLANATION, (NewEntry(decision_id, data, pending=False),)))
 
     def get(self, decision_id: uuid.UUID) -> Stored:
-        """A committed decision and its amendment.
+        """A committed decision and its amendment, of this ledger or of the others.
 
         Raises:
             DecisionNotFound: no such decision.
             Unavailable: closed, or the file cannot be read.
         """
-        rows = self._read(_GET, decision_id.bytes)
-        if not rows:
+        rows = self._read(GET, decision_id.bytes)
+        stored = Stored(*rows[0]) if rows else self._others(decision_id)
+        if stored is None:
             raise _not_found(decision_id)
-        return Stored(*rows[0])
+        return stored
 
     def pending(self, limit: int, after_sequence: int = 0) -> list[tuple[int, uuid.UUID]]:
         """Sequence and id of at most ``limit`` decisions without explanation, oldest first, past ``after_sequence``."""

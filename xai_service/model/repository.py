@@ -107,6 +107,7 @@ class Repository:
         self._complaints: set[str] = set()
         self._alive: weakref.WeakValueDictionary[tuple[str, str, bytes], ModelSnapshot] = weakref.WeakValueDictionary()
         self._view = _View(())
+        self.on_change: Callable[[], None] = lambda: None  # called when `entries` has changed; must not fail
         try:
             list_folder(folder)
         except OSError as error:
@@ -192,6 +193,7 @@ class Repository:
 
     def _publish(self) -> None:
         self._view = _View(one.entry for one in self._known.values())
+        self.on_change()
 
     def _find(self) -> dict[_Key, Path]:
         """Returns the folders of all versions, with those that were known and may be there, but cannot be listed."""

@@ -15,6 +15,7 @@ caller's to ask for.
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 import uuid
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from xai_service.model.raw_features import is_missing
 from xai_service.types import ExplanationStatus, Float32Array, Float64Array, Method, Timings
 from xai_service.wire.client_stream import PredictRequest, exchange, exchange_async
 from xai_service.wire.columns import to_columns
+from xai_service.wire.credentials import Credentials
 from xai_service.wire.gen.xai.v1 import decision_service_pb2 as pb
 from xai_service.wire.gen.xai.v1.decision_service_pb2_grpc import DecisionServiceStub
 from xai_service.wire.results import Decision, Explanation, ModelStatus, Reply
@@ -90,10 +92,34 @@ class RequestFailed(Exception):
 
 
 class Client:
-    """Blocking client; may be shared between threads. ``target`` is ``host:port`` or ``unix:/path``."""
+    """Blocking client; may be shared between threads.
 
-    def __init__(self, target: str = "127.0.0.1:8001", *, timeout_s: float = 10.0) -> None:
-        self._channel = grpc.insecure_channel(target, options=_OPTIONS)
+    Args:
+        target: ``host:port`` or ``unix:/path``.
+        timeout_s: of a call, in seconds.
+        token: says who calls, where the service asks for it; from `xai token`.
+        root_certificates: PEM or a path, whom to trust; with it the connection is TLS (never on ``unix:``).
+        certificate: PEM or a path, shown to the service, where it asks for one.
+        key: PEM or a path, its private key.
+
+    Raises:
+        ValueError: these do not go together.
+        OSError: a file cannot be read.
+    """
+
+    def __init__(
+        self,
+        target: str = "127.0.0.1:8001",
+        *,
+        timeout_s: float = 10.0,
+        token: str | None = None,
+        root_certificates: bytes | str | os.PathLike[str] | None = None,
+        certificate: bytes | str | os.PathLike[str] | None = None,
+        key: bytes | str | os.PathLike[str] | None = None,
+    ) -> None:
+        credentials = Credentials.of(target, token, root_certificates, certificate, key)
+        self._metadata = credentials.metadata
+        self._channel = credentials.connect(grpc, target, _OPTIONS)
         self._stub = DecisionServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._timeout_s = timeout_s
 
@@ -186,7 +212,9 @@ class Client:
     def _run(self, call: _Call[T], timeout_s: float | None = None) -> T:
         try:
             response = getattr(self._stub, call.method)(
-                call.request, timeout=self._timeout_s if timeout_s is None else timeout_s
+                call.request,
+                timeout=self._timeout_s if timeout_s is None else timeout_s,
+                metadata=self._metadata,
             )
         except grpc.RpcError as error:
             raise _failure(error) from error
@@ -194,10 +222,21 @@ class Client:
 
 
 class AsyncClient:
-    """`Client` for asyncio: the same methods, awaited. Make it inside a running event loop."""
+    """`Client` for asyncio: the same arguments, and the same methods, awaited. Make it inside a running event loop."""
 
-    def __init__(self, target: str = "127.0.0.1:8001", *, timeout_s: float = 10.0) -> None:
-        self._channel = grpc.aio.insecure_channel(target, options=_OPTIONS)
+    def __init__(
+        self,
+        target: str = "127.0.0.1:8001",
+        *,
+        timeout_s: float = 10.0,
+        token: str | None = None,
+        root_certificates: bytes | str | os.PathLike[str] | None = None,
+        certificate: bytes | str | os.PathLike[str] | None = None,
+        key: bytes | str | os.PathLike[str] | None = None,
+    ) -> None:
+        credentials = Credentials.of(target, token, root_certificates, certificate, key)
+        self._metadata = credentials.metadata
+        self._channel = credentials.connect(grpc.aio, target, _OPTIONS)
         self._stub = DecisionServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._timeout_s = timeout_s
 
@@ -261,7 +300,9 @@ class AsyncClient:
     async def _run(self, call: _Call[T], timeout_s: float | None = None) -> T:
         try:
             response = await getattr(self._stub, call.method)(
-                call.request, timeout=self._timeout_s if timeout_s is None else timeout_s
+                call.request,
+                timeout=self._timeout_s if timeout_s is None else timeout_s,
+                metadata=self._metadata,
             )
         except grpc.RpcError as error:
             raise _failure(error) from error

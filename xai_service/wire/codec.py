@@ -40,13 +40,21 @@ MODES: dict[int, ExplanationMode] = {
 _LOWEST_PRIORITY = 9
 
 
-def decode_predict(request: pb.PredictRequest, time_remaining_s: float | None, arrived_ns: int = 0) -> PredictCall:
+def decode_predict(
+    request: pb.PredictRequest,
+    time_remaining_s: float | None,
+    caller: str = "",
+    arrived_ns: int = 0,
+    behind: int = 0,
+) -> PredictCall:
     """Returns the call that a request holds.
 
     Args:
-        request: untrusted.
-        time_remaining_s: of the transport's deadline, ``None`` without one.
-        arrived_ns: when it was taken from the wire, on the monotonic clock; 0: now.
+        request: as it was received.
+        time_remaining_s: see `PredictCall`.
+        caller: see `PredictCall`.
+        arrived_ns: see `PredictCall`.
+        behind: see `PredictCall`.
 
     Raises:
         InvalidInput: no model name, or an input that is not a float matrix of the size it claims, or columns that are
@@ -69,11 +77,15 @@ def decode_predict(request: pb.PredictRequest, time_remaining_s: float | None, a
         time_remaining_s=time_remaining_s,
         mode=MODES[request.explanation_mode],
         priority=request.priority,
+        caller=caller,
         arrived_ns=arrived_ns,
+        behind=behind,
     )
 
 
-def read_predict(message: bytes, time_remaining_s: float | None, arrived_ns: int = 0) -> PredictCall:
+def read_predict(
+    message: bytes, time_remaining_s: float | None, caller: str = "", arrived_ns: int = 0, behind: int = 0
+) -> PredictCall:
     """Returns the call that an encoded request holds; see `decode_predict`.
 
     Raises:
@@ -90,7 +102,7 @@ def read_predict(message: bytes, time_remaining_s: float | None, arrived_ns: int
         request = pb.PredictRequest.FromString(message)
     except DecodeError as error:
         raise InvalidInput(FieldViolation("", f"the bytes are no PredictRequest: {error}")) from None
-    return decode_predict(request, time_remaining_s, arrived_ns)
+    return decode_predict(request, time_remaining_s, caller, arrived_ns, behind)
 
 
 def named_in(message: bytes) -> tuple[str, str | None]:

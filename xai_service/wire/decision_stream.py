@@ -9,6 +9,7 @@ from google.protobuf.message import DecodeError
 from xai_service import _wire
 from xai_service.errors import FieldViolation, InvalidInput
 from xai_service.wire import codec
+from xai_service.wire.access import caller_of
 from xai_service.wire.fields import in_field
 from xai_service.wire.gen.xai.v1 import decision_service_pb2 as pb
 from xai_service.wire.status import to_message
@@ -27,7 +28,8 @@ def answer_with(service: ExplainService) -> Answer:
         name = ""
         try:
             name, request = _apart(message)
-            call = codec.read_predict(request, codec.time_remaining(context.time_remaining()))
+            remaining_s = codec.time_remaining(context.time_remaining())
+            call = codec.read_predict(request, remaining_s, caller_of(context))
             reply = codec.write_predict(service.predict(call))
             # What is joined is merged: the answer's fields, without taking any of them apart.
             return pb.PredictStreamResponse(id=name).SerializeToString() + in_field(_RESPONSE, reply)

@@ -9,6 +9,7 @@ import grpc
 from xai_service import trace_context
 from xai_service.errors import InvalidInput, Overloaded
 from xai_service.wire import codec, decision_stream
+from xai_service.wire.access import caller_of
 from xai_service.wire.gen.xai.v1 import decision_service_pb2 as pb
 from xai_service.wire.status import to_status
 
@@ -58,7 +59,8 @@ def decision_methods(service: ExplainService, pool: LightPool, streams: Streams)
         trace_context.enter(context.invocation_metadata())
         try:
             try:
-                call = codec.read_predict(message, codec.time_remaining(context.time_remaining()), pool.arrived_ns())
+                remaining_s = codec.time_remaining(context.time_remaining())
+                call = codec.read_predict(message, remaining_s, caller_of(context), pool.arrived_ns(), pool.waiting)
             except InvalidInput as error:
                 service.telemetry.refused(*codec.named_in(message), error)
                 raise

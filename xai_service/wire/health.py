@@ -1,13 +1,31 @@
-"""grpc.health.v1: the library's servicer, with watches that cannot stall the server and that end when it drains."""
+"""grpc.health.v1: what is asked, by whom, and what is answered while loading, serving and draining.
+
+=====================  =======  =======  ========
+service                loading  serving  draining
+=====================  =======  =======  ========
+``liveness``           yes      yes      yes
+``startup``            no       yes      yes
+``""`` and each API    no       yes      no
+``model/NAME``         no       if it can be served  no
+=====================  =======  =======  ========
+"""
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from grpc_health.v1 import health
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from xai_service.model.repository import ModelEntry
+from xai_service.wire.listeners import listen
 
 SERVICE_NAME = health.SERVICE_NAME
+LIVENESS, STARTUP, MODEL = "liveness", "startup", "model/"
+_CHECKERS = 2
 _WATCHES = 32  # at once, a thread each while it lasts; a further one waits for its turn
 
 
@@ -44,3 +62,85 @@ class HealthServicer(health.HealthServicer):  # type: ignore[misc]  # no types t
             self._ending = True
             for watch in tuple(self._watches):
                 watch.close()
+
+
+class ServiceHealth(HealthServicer):
+    """What this service says of itself; see the table above. Begins as loading."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._turn = threading.Lock()
+        self._apis: tuple[str, ...] = ("",)
+        self._models: set[str] = set()
+        self._said: dict[str, bool] = {}
+        self._draining = False
+        self._say(LIVENESS, serving=True)
+        for name in (STARTUP, *self._apis):
+            self._say(name, serving=False)
+
+    def ready(self, apis: Iterable[str]) -> None:
+        """Says that the APIs of these names answer."""
+        with self._turn:
+            self._apis = ("", *apis)
+            for name in (STARTUP, *self._apis):
+                self._say(name, serving=True)
+
+    def show_models(self, entries: Iterable[ModelEntry]) -> None:
+        """Says which models can be served: those of which any version can."""
+        with self._turn:
+            if self._draining:
+                return
+            served: dict[str, bool] = dict.fromkeys(self._models, False)
+            for entry in entries:
+                served[entry.name] = served.get(entry.name, False) or entry.snapshot is not None
+            self._models.update(served)
+            for name, serving in served.items():
+                self._say(MODEL + name, serving=serving)
+
+    def drain(self) -> None:
+        """Says that it is going to end: nothing new should be sent. It is still alive."""
+        with self._turn:
+            self._draining = True
+            for name in (*self._apis, *(MODEL + name for name in self._models)):
+                self._say(name, serving=False)
+
+    def enter_graceful_shutdown(self) -> None:
+        """Ends every watch, and lets nothing change any more; what is under way may take its time, alive."""
+        super().enter_graceful_shutdown()
+        with self._lock:
+            for name in (LIVENESS, STARTUP):
+                if self._said[name]:
+                    self._server_status[name] = health_pb2.HealthCheckResponse.SERVING
+
+    def _say(self, name: str, *, serving: bool) -> None:
+        if self._said.get(name) is not serving:  # who watches is told of changes only
+            self._said[name] = serving
+            status = health_pb2.HealthCheckResponse
+            self.set(name, status.SERVING if serving else status.NOT_SERVING)
+
+
+class HealthServer:
+    """Answers health checks at an address of its own, in plaintext, and nothing else.
+
+    Args:
+        address: host:port.
+        servicer: whose answers; shared with the server that works.
+        shared: whether other workers listen there too.
+
+    Raises:
+        Unavailable: it cannot be listened on.
+    """
+
+    def __init__(self, address: str, servicer: HealthServicer, *, shared: bool = False) -> None:
+        self._server = grpc.server(
+            ThreadPoolExecutor(_CHECKERS, thread_name_prefix="xai-checks"),
+            maximum_concurrent_rpcs=_WATCHES + 4 * _CHECKERS,
+            options=[("grpc.so_reuseport", int(shared)), ("grpc.max_receive_message_length", 4096)],
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(servicer, self._server)
+        self.address = listen(self._server, address)
+        self._server.start()
+
+    def stop(self) -> None:
+        """Ends."""
+        self._server.stop(1.0).wait()

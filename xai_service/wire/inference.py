@@ -16,6 +16,7 @@ import grpc
 
 from xai_service import __version__
 from xai_service.errors import FieldViolation, InvalidInput, ModelError, NotFound, Overloaded
+from xai_service.wire.access import caller_of
 from xai_service.wire.codec import time_remaining
 from xai_service.wire.fields import in_field
 from xai_service.wire.gen.inference import grpc_service_pb2 as pb
@@ -51,7 +52,7 @@ def methods(
 
     def infer(data: bytes, context: Any) -> bytes:
         try:
-            answer = servicer.infer(data, context, pool.arrived_ns())
+            answer = servicer.infer(data, context, pool.arrived_ns(), pool.waiting)
         except Overloaded:
             pool.note_late()
             raise
@@ -116,9 +117,9 @@ class InferenceServicer:
         ]
         return pb.ModelStatisticsResponse(model_stats=[self._counts(entry.name, entry.version) for entry in entries])
 
-    def infer(self, data: bytes, context: Any, arrived_ns: int = 0) -> bytes:
+    def infer(self, data: bytes, context: Any, arrived_ns: int = 0, behind: int = 0) -> bytes:
         """Returns the serialized answer to one request of ModelInfer, or raises what is wrong with it."""
-        return self._infer(parse(pb.ModelInferRequest, data), context, arrived_ns)
+        return self._infer(parse(pb.ModelInferRequest, data), context, arrived_ns, behind)
 
     def answer_streamed(self, data: bytes, context: Any) -> bytes:
         """Returns the serialized answer to one request of a stream, whatever came of it."""
@@ -136,7 +137,7 @@ class InferenceServicer:
             failed: bytes = answer.SerializeToString()
             return failed
 
-    def _infer(self, request: Any, context: Any, arrived_ns: int = 0) -> bytes:
+    def _infer(self, request: Any, context: Any, arrived_ns: int = 0, behind: int = 0) -> bytes:
         started_ns = time.monotonic_ns()
         model = self._model(request.model_name, request.model_version, "model_name")
         name, version = model.manifest.name, model.manifest.version
@@ -144,7 +145,9 @@ class InferenceServicer:
             signature = self._signature(model)
             call = decode_infer(request, signature, time_remaining(context.time_remaining()))
             decoded_ns = time.monotonic_ns()
-            reply = self._service.predict(dataclasses.replace(call.predict, arrived_ns=arrived_ns))
+            reply = self._service.predict(
+                dataclasses.replace(call.predict, caller=caller_of(context), arrived_ns=arrived_ns, behind=behind)
+            )
             inferred_ns = time.monotonic_ns()
             if reply.model is not model:  # it was replaced meanwhile
                 signature, version = self._signature(reply.model), reply.model.manifest.version

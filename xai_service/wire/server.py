@@ -6,26 +6,33 @@ ONNX Runtime, the kernel and the ledger all drop the GIL while they work.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
-from xai_service.config import ServiceConfig
+from xai_service import workers
+from xai_service.config import ServiceConfig, is_loopback
 from xai_service.errors import Unavailable
+from xai_service.ledger.siblings import Siblings
 from xai_service.ledger.store import Ledger
 from xai_service.metrics.families import families
 from xai_service.metrics.http import MetricsServer
 from xai_service.metrics.text import render
 from xai_service.model.repository import Repository
 from xai_service.service import ExplainService
-from xai_service.wire import health, inference
+from xai_service.wire import health, inference, listeners
+from xai_service.wire.access import Access, Guard
+from xai_service.wire.gate import Gate
 from xai_service.wire.handlers import SERVICE_NAME, Handlers, decision_methods
 from xai_service.wire.pool import LightPool
 from xai_service.wire.streams import Streams
@@ -56,6 +63,8 @@ class Server:
     Args:
         config: its settings.
         service: what it serves; started by `start`, closed by `stop`.
+        status: what it says of its health; its own by default.
+        worker: its number, where several share the ports.
 
     Attributes:
         addresses: where it listens, ports resolved.
@@ -63,15 +72,23 @@ class Server:
 
     Raises:
         Unavailable: an address cannot be listened on.
+        InvalidSetting: certificates, or the file that says who may call, cannot be used.
     """
 
-    def __init__(self, config: ServiceConfig, service: ExplainService) -> None:
+    def __init__(
+        self,
+        config: ServiceConfig,
+        service: ExplainService,
+        status: health.ServiceHealth | None = None,
+        worker: int | None = None,
+    ) -> None:
         self._config = config
         self._service = service
-        self._health = health.HealthServicer()
+        self._health = status or health.ServiceHealth()
+        guarded = config.access is not None or config.tls_client_ca is not None
         # Without reuse_port a second server on the same port is an error, not a silent sharer of its requests.
         options = [
-            ("grpc.so_reuseport", 0),
+            ("grpc.so_reuseport", int(worker is not None)),
             ("grpc.max_receive_message_length", config.max_message_mib * _MIB),
             # Of replies there is no limit: they are bounded by their request (`checks`), and what is recorded is sent.
             ("grpc.max_send_message_length", -1),
@@ -79,46 +96,62 @@ class Server:
             ("grpc.http2.ping_timeout_ms", _PING_TIMEOUT_MS),
         ]
         self._pool = LightPool(config.rpc_threads, config.max_waiting_rpcs)
+        self._gate = Gate(self._pool)
         self._streams = Streams(config.rpc_threads)
         methods = {
             **decision_methods(service, self._pool, self._streams),
             **inference.methods(service, self._pool, self._streams),
         }
-        self._server = grpc.server(self._pool, handlers=[Handlers(self._pool, methods)], options=options)
+        self._server = grpc.server(
+            self._gate,
+            handlers=[Handlers(self._pool, methods)],
+            interceptors=(Guard(Access(config.access)),) if guarded else (),
+            options=options,
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (SERVICE_NAME, inference.SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(_Reflection(names), self._server)
-        self.addresses = tuple(self._listen(address) for address in config.listen)
+        if config.reflection:
+            names = (SERVICE_NAME, inference.SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection_pb2_grpc.add_ServerReflectionServicer_to_server(_Reflection(names), self._server)
+        self.addresses = self._listen(workers.addresses_of(config.listen, worker))
         self._metrics = (
             None
             if config.metrics_address is None
-            else MetricsServer(config.metrics_address, lambda: render(families(service)))
+            else MetricsServer(workers.beside(config.metrics_address, worker), lambda: render(families(service)))
         )
         self.metrics_address = None if self._metrics is None else self._metrics.address
 
-    def _listen(self, address: str) -> str:
-        try:
-            port = self._server.add_insecure_port(address)
-        except RuntimeError as error:
-            raise Unavailable(
-                f"cannot listen on {address!r}: is it host:port or unix:PATH, and free? ({error})"
-            ) from None
-        return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
+    def _listen(self, addresses: tuple[str, ...]) -> tuple[str, ...]:
+        config, credentials = self._config, None
+        if config.tls_certificate is not None and config.tls_key is not None:
+            from xai_service.wire.tls import server_credentials  # noqa: PLC0415 - cryptography is loaded by who uses it
+
+            credentials = server_credentials(config.tls_certificate, config.tls_key, config.tls_client_ca)
+        for one in addresses:
+            if not is_loopback(one) and (credentials is None or (config.access or config.tls_client_ca) is None):
+                lacks = "unencrypted" if credentials is None else "to anyone"
+                _log.warning("%s is open %s beyond this machine; see --tls-certificate and --access", one, lacks)
+        mode = int(config.unix_mode, 8)
+        return tuple(listeners.listen(self._server, one, credentials=credentials, unix_mode=mode) for one in addresses)
 
     def start(self) -> None:
         """Serves; the health service says so."""
         self._service.start()
-        for name in ("", SERVICE_NAME, inference.SERVICE_NAME):
-            self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        self._service.on_models(self._health.show_models)
         self._server.start()
         if self._metrics is not None:
             self._metrics.start()
+        self._health.ready((SERVICE_NAME, inference.SERVICE_NAME))
 
     def stop(self) -> None:
         """Says NOT_SERVING, takes no new request, lets those under way end, closes the service."""
+        self._health.drain()
+        time.sleep(self._config.drain_delay_s)
         self._health.enter_graceful_shutdown()
         self._streams.drain()
-        self._server.stop(self._config.drain_s).wait()
+        self._gate.shut()
+        stopped = self._server.stop(self._config.drain_s)
+        self._gate.open()
+        stopped.wait()
         self._pool.close()
         if self._metrics is not None:
             self._metrics.close()
@@ -139,41 +172,76 @@ def open_repository(config: ServiceConfig) -> Repository:
     return Repository(config.repository, load_trusted(config.require_signed))
 
 
-def serve(config: ServiceConfig, on_ready: Callable[[tuple[str, ...]], None] | None = None) -> None:
+def serve(
+    config: ServiceConfig,
+    on_ready: Callable[[tuple[str, ...]], None] | None = None,
+    worker: int | None = None,
+) -> None:
     """Serves until SIGTERM or SIGINT, then drains; looks at the repository at SIGHUP. Call it in the main thread.
+
+    A signal while models load ends it there; a second one while it drains ends the process at once.
 
     Args:
         config: its settings.
         on_ready: is given the addresses once requests are answered, ports resolved.
+        worker: its number, where several serve as one (`xai_service.workers`).
 
     Raises:
         XaiError: the repository, a key, the ledger or an address cannot be used.
     """
     wanted = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: wanted.set())
+    _on_signals(end_loading)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
+    with contextlib.ExitStack() as undo:
+        status = health.ServiceHealth()
+        undo.callback(status.enter_graceful_shutdown)
+        if config.health_listen is not None:
+            checks = health.HealthServer(config.health_listen, status, shared=worker is not None)
+            undo.callback(checks.stop)
+            _log.info("answering health checks on %s", checks.address)
+        service, server = _load(config, status, worker)
+        _on_signals(lambda number, _: _end_now(number) if wanted.is_set() else wanted.set())
+        server.start()
+        signal.signal(signal.SIGHUP, lambda *_: service.reload())
+        try:
+            _log.info("listening on %s", ", ".join(server.addresses))
+            if server.metrics_address is not None:
+                _log.info("metrics at http://%s/metrics", server.metrics_address)
+            if on_ready is not None:
+                on_ready(server.addresses)
+            wanted.wait()
+            _log.info("draining")
+        finally:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+            server.stop()
+
+
+def _load(config: ServiceConfig, status: health.ServiceHealth, worker: int | None) -> tuple[ExplainService, Server]:
     repository = open_repository(config)
     if not any(entry.snapshot for entry in repository.entries()):
         reasons = "; ".join(f"{e.name} {e.version}: {e.error}" for e in repository.entries()) or "it is empty"
         raise Unavailable(f"no model in {config.repository} can be served: {reasons}")
-    ledger = Ledger(config.ledger, max_queued_entries=config.max_unrecorded_decisions)
+    path = workers.ledger_of(config.ledger, worker)
+    ledger = Ledger(path, max_queued_entries=config.max_unrecorded_decisions, others=Siblings(config.ledger, path))
     try:
         service = ExplainService(config, repository, ledger)
-        server = Server(config, service)
+        return service, Server(config, service, status, worker)
     except BaseException:
         ledger.close()
         raise
-    server.start()
-    signal.signal(signal.SIGHUP, lambda *_: service.reload())
-    try:
-        _log.info("listening on %s", ", ".join(server.addresses))
-        if server.metrics_address is not None:
-            _log.info("metrics at http://%s/metrics", server.metrics_address)
-        if on_ready is not None:
-            on_ready(server.addresses)
-        wanted.wait()
-        _log.info("draining")
-    finally:
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        server.stop()
+
+
+def _on_signals(handler: Callable[..., object]) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, handler)
+
+
+def end_loading(*_: object) -> NoReturn:
+    """Handles a signal while nothing is served yet: ends the process, which has nothing to lose, with 0."""
+    raise SystemExit(0)
+
+
+def _end_now(number: int) -> NoReturn:
+    """Nothing acknowledged is lost: the ledger is made for that."""
+    _log.warning("told to stop again: ending at once")
+    os._exit(128 + number)
