@@ -47,6 +47,12 @@ def request(model="loan", inputs=(), *, raw=True, outputs=(), **fields):
     return message
 
 
+def unhurried(message):
+    """Returns the request, with a budget that no machine is too busy for."""
+    message.parameters["latency_budget_ms"].int64_param = 60_000
+    return message
+
+
 def matrix(rows, datatype="FP32"):
     return [("input", datatype, rows)]
 

@@ -166,11 +166,11 @@ def _inputs(rows: pd.DataFrame) -> list[Any]:
 def test_the_open_inference_protocol_takes_an_input_for_each_feature(address: str, *, raw: bool) -> None:
     rows = odd_flights().iloc[[0, 12, 25, 35, 47, 55, 100]]
     with Client(address) as client:
-        due = client.predict(rows, "late")
+        due = client.predict(rows, "late", latency_budget_ms=60_000)
     with grpc.insecure_channel(address) as channel:
         stub = inference.Stub(channel)
         model = stub.ModelMetadata(inference.pb.ModelMetadataRequest(name="late"))
-        message = inference.request("late", reversed(_inputs(rows)), raw=raw)
+        message = inference.unhurried(inference.request("late", reversed(_inputs(rows)), raw=raw))
         message.parameters["missing_string"].string_param = ""
         got = inference.arrays(stub.ModelInfer(message))
     assert [(one.name, one.datatype, list(one.shape)) for one in model.inputs] == [

@@ -151,7 +151,8 @@ def test_the_open_inference_protocol_has_a_row_of_attributions_for_each_output(
     phi, outputs = case.contributions(rows), case.outputs(rows)
     with grpc.insecure_channel(address) as channel:
         stub = inference.Stub(channel)
-        got = inference.arrays(stub.ModelInfer(inference.request(name, inference.matrix(rows))))
+        message = inference.unhurried(inference.request(name, inference.matrix(rows)))
+        got = inference.arrays(stub.ModelInfer(message))
         model = stub.ModelMetadata(inference.pb.ModelMetadataRequest(name=name))
     declared = {one.name: list(one.shape) for one in model.outputs}
     assert all(list(values.shape[1:]) == declared[output][1:] for output, values in got.items())
