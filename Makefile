@@ -8,6 +8,8 @@
 #   make native-test  the kernel's laws and a fuzz run in C++, under address, undefined-behaviour and thread sanitizers
 #   make bench        all benchmarks
 #   make bench-kernel the kernel against its peers: `make bench-kernel ARGS=--help`
+#   make bench-guard  a minute of Locust: ratios of the hot path against bench/baselines/guard.json
+#   make bench-baseline  measure that baseline anew, for this kind of machine
 #   make bench-peers  environments of their own for peers that need another Python
 #   make format       what the formatters and linters can mend themselves
 #   make proto        generate Python from protos/
@@ -28,13 +30,15 @@ NATIVE := setup.py pyproject.toml constraints.txt $(wildcard native/*/*.cpp nati
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_QUIET := 1
 
-.PHONY: demo serve test clients native-test lint format proto bench bench-kernel bench-peers clean
+.PHONY: demo serve test clients native-test lint format proto bench bench-kernel bench-guard bench-baseline bench-peers
+.PHONY: clean
 .DELETE_ON_ERROR:
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-# Stamps say what is installed. `lint` needs the tests' packages too (it checks types), so it includes them.
+# Stamps say what is installed. `lint` needs the tests' packages too (it checks types), so it includes them; the tests
+# need the benchmarks' (they start Locust).
 $(VENV)/.demo: EXTRAS := demo
 $(VENV)/.test: EXTRAS := test
 $(VENV)/.lint: EXTRAS := test,lint
@@ -42,7 +46,7 @@ $(VENV)/.bench: EXTRAS := bench
 $(VENV)/.demo $(VENV)/.test $(VENV)/.lint $(VENV)/.bench: $(NATIVE) | $(BIN)/python
 	@echo "installing xai-service[$(EXTRAS)] into $(VENV) ..."
 	XAI_WERROR=1 PIP_CONSTRAINT=constraints.txt $(BIN)/pip install --editable '.[$(EXTRAS)]'
-	@touch $@ $(if $(filter %lint,$@),$(VENV)/.test) $(if $(filter-out %bench,$@),$(VENV)/.demo)
+	@touch $@ $(if $(filter %lint,$@),$(VENV)/.test) $(if $(filter-out %demo,$@),$(VENV)/.bench) $(VENV)/.demo
 
 demo: $(VENV)/.demo
 	$(BIN)/xai demo
@@ -89,6 +93,12 @@ bench: bench-kernel
 
 bench-kernel: $(VENV)/.bench
 	$(BIN)/python bench/kernel_bench.py $(ARGS)
+
+bench-guard: $(VENV)/.bench
+	$(BIN)/python bench/guard.py $(ARGS)
+
+bench-baseline: $(VENV)/.bench
+	$(BIN)/python bench/guard.py --update 5 $(ARGS)
 
 bench-peers: $(VENV)/.bench
 	$(BIN)/python bench/kernel_bench.py --setup-peers

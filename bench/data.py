@@ -59,7 +59,7 @@ def _flights() -> Dataset:
     table = flights.merge(
         weather.drop(columns=["year", "month", "day", "hour"]), on=["origin", "time_hour"], validate="many_to_one"
     ).merge(planes, on="tailnum", validate="many_to_one")
-    table["weekday"] = pd.to_datetime(table[["year", "month", "day"]]).dt.dayofweek
+    table["weekday"] = pd.to_datetime(table[["year", "month", "day"]]).dt.day_of_week
     table = table[[*FLIGHT_FEATURES, "arr_delay"]].dropna().sample(frac=1, random_state=13)
     rows = np.ascontiguousarray(table[list(FLIGHT_FEATURES)].to_numpy(np.float32))
     late = (table["arr_delay"].to_numpy() > LATE_MINUTES).astype(np.int64)
