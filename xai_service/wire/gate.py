@@ -14,8 +14,10 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-_QUIET_S = 0.005  # no new call for so long: all wait
-_LONGEST_S = 0.05  # budgets run on meanwhile
+# So many looks in a row at which no further call has come: all wait. Several short ones rather than a long one: on a
+# busy machine, where callers are slow to ask again, looks are late too.
+_LOOKS, _LOOK_EVERY_S = 6, 0.005
+_LONGEST_S = 0.2  # deadlines run on meanwhile
 
 
 class Gate:
@@ -35,10 +37,11 @@ class Gate:
         """Keeps what comes from now on, and returns when nothing more does, or soon after all the same."""
         self.submit = self._keep
         end = time.monotonic() + _LONGEST_S
-        before = -1
-        while len(self._kept) != before and time.monotonic() < end:
-            before = len(self._kept)
-            time.sleep(_QUIET_S)
+        seen, quiet = 0, 0
+        while quiet < _LOOKS and time.monotonic() < end:
+            time.sleep(_LOOK_EVERY_S)
+            quiet = quiet + 1 if len(self._kept) == seen else 0
+            seen = len(self._kept)
 
     def open(self) -> None:
         """Hands on what was kept, in order, and what comes."""
