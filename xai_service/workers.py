@@ -187,9 +187,11 @@ class Supervisor:
 
     def _handle(self, event: _Event) -> None:
         if event.signal == signal.SIGHUP:
-            self._tell(signal.SIGHUP)
+            for place in self._places:
+                if place.process is not None and place.addresses:  # one that still starts reads everything anyway
+                    place.process.send_signal(signal.SIGHUP)
         elif event.signal:
-            self._end(signal.SIGTERM)  # a second one goes on to the workers too, which then end at once
+            self._end()  # a second one goes on to the workers too, which then end at once
         elif event.code is not None:
             self._ended(event.worker, event.code)
         else:
@@ -205,14 +207,15 @@ class Supervisor:
         place = self._places[index]
         place.process = None
         if self._ending:
-            if code:
+            # The first moments of a process are before its handlers.
+            if code and not (code == -signal.SIGTERM and not place.addresses):
                 _log.error("worker %d ended %s", index, _how(code))
                 self._failed = True
             return
         if not self._told and not place.addresses:
             _log.error("worker %d could not start, it ended %s", index, _how(code))
             self._failed = True
-            self._end(signal.SIGTERM)
+            self._end()
             return
         served_s = time.monotonic() - place.started_s
         place.failures = 0 if served_s > _WELL_AFTER_S else place.failures + 1
@@ -220,16 +223,12 @@ class Supervisor:
         place.restart_at_s = time.monotonic() + pause_s
         _log.error("worker %d ended %s; it is started again in %.1f s", index, _how(code), pause_s)
 
-    def _end(self, number: signal.Signals) -> None:
+    def _end(self) -> None:
         self._ending = True
         for place in self._places:
             place.restart_at_s = None
-        self._tell(number)
-
-    def _tell(self, number: signal.Signals) -> None:
-        for place in self._places:
             if place.process is not None:
-                place.process.send_signal(number)
+                place.process.send_signal(signal.SIGTERM)
 
     def _pause_s(self) -> float | None:
         due = [place.restart_at_s for place in self._places if place.restart_at_s is not None]

@@ -87,13 +87,13 @@ def test_restarts_under_load_fail_no_request(options, loans, tmp_path, workers):
                 except grpc.RpcError as error:
                     failed.append((error.code(), error.details()))
 
-    with concurrent.futures.ThreadPoolExecutor(24) as threads:
+    with concurrent.futures.ThreadPoolExecutor(12) as threads:
         callers = []
         for turn in range(4):
             with started(*options, "--workers", workers) as process:
                 (address,) = process.listening()
                 options[-1] = address
-                callers = callers or [threads.submit(ask, address) for _ in range(24)]
+                callers = callers or [threads.submit(ask, address) for _ in range(12)]
                 count = len(answered)
                 while len(answered) < count + 300 and not failed:
                     stop.wait(0.01)

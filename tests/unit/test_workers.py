@@ -208,6 +208,20 @@ def test_a_second_signal_goes_on_to_the_workers(run):
     assert [log(i)[1:] for i in range(2)] == [["SIGTERM", "SIGTERM"]] * 2
 
 
+def test_signals_to_those_that_still_start_do_no_harm(caplog):
+    """Before they have handlers, SIGHUP would kill them, and SIGTERM does."""
+    supervisor = Supervisor([sys.executable, "-c", "import time; time.sleep(60)"], 2, print)
+    supervisor._events.put(workers._Event(signal=signal.SIGHUP))
+    supervisor._events.put(workers._Event(signal=signal.SIGTERM))
+    before = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    try:
+        assert supervisor.run() == 0
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+    assert caplog.text == ""
+
+
 def test_workers_end_with_a_supervisor_that_was_killed(tmp_path):
     worker = tmp_path / "worker.py"
     worker.write_text(

@@ -52,6 +52,25 @@ class Siblings:
             raise Unavailable(f"it is not in the ledgers that can be read, and these cannot be: {', '.join(unread)}")
         return None
 
+    def warn_of_unattended(self, attended: set[Path]) -> None:
+        """Logs which ledgers owe explanations and have no process that would finish them.
+
+        Args:
+            attended: the ledgers of all workers that serve now.
+        """
+        for path in self.paths():
+            if path in attended:
+                continue
+            with contextlib.suppress(OSError, sqlite3.Error, Unavailable):
+                with contextlib.closing(open_read_only(path)) as db:
+                    ((owed,),) = db.execute("SELECT count(*) FROM pending").fetchall()
+                if owed:
+                    _log.warning(
+                        "%s owes %d explanations, and no worker has it now: serve once with as many workers as before",
+                        path,
+                        owed,
+                    )
+
     def paths(self) -> list[Path]:
         """Returns those there are, the one of this process left out."""
         return sorted(

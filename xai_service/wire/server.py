@@ -222,7 +222,11 @@ def _load(config: ServiceConfig, status: health.ServiceHealth, worker: int | Non
         reasons = "; ".join(f"{e.name} {e.version}: {e.error}" for e in repository.entries()) or "it is empty"
         raise Unavailable(f"no model in {config.repository} can be served: {reasons}")
     path = workers.ledger_of(config.ledger, worker)
-    ledger = Ledger(path, max_queued_entries=config.max_unrecorded_decisions, others=Siblings(config.ledger, path))
+    siblings = Siblings(config.ledger, path)
+    if not worker:
+        everyone = [None] if worker is None else range(config.workers)
+        siblings.warn_of_unattended({workers.ledger_of(config.ledger, one) for one in everyone})
+    ledger = Ledger(path, max_queued_entries=config.max_unrecorded_decisions, others=siblings)
     try:
         service = ExplainService(config, repository, ledger)
         return service, Server(config, service, status, worker)

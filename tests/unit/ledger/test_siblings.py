@@ -92,3 +92,20 @@ def test_a_question_writes_nothing(tmp_path):
     with Ledger(own, others=Siblings(base, own)) as ledger, pytest.raises(DecisionNotFound):
         ledger.get(uuid.uuid4())
     assert base.read_bytes() == before
+
+
+def test_what_nobody_will_finish_is_told(tmp_path, caplog):
+    base = tmp_path / "l.sqlite"
+    for number in range(3):
+        with Ledger(tmp_path / f"l.{number}.sqlite") as ledger:
+            if number:
+                store(ledger, b"x")
+    siblings = Siblings(base, tmp_path / "l.0.sqlite")
+    siblings.warn_of_unattended({tmp_path / f"l.{number}.sqlite" for number in range(3)})
+    assert caplog.text == ""
+    siblings.warn_of_unattended({tmp_path / f"l.{number}.sqlite" for number in range(2)})
+    assert caplog.text.count("l.2.sqlite owes 1 explanations") == 1
+    assert "l.1.sqlite" not in caplog.text
+    caplog.clear()
+    Siblings(base, base).warn_of_unattended({base})
+    assert [f"l.{number}.sqlite owes" in caplog.text for number in range(3)] == [False, True, True]
