@@ -61,9 +61,9 @@ def as_json(
 def table(results: Results, bars: Sequence[Bar], *, markdown: bool) -> str:
     """Returns the tables: times, bars, and who was left out and why."""
     times = _times(results)
-    parts = [_grid(times[0], times[1:], markdown=markdown)]
+    parts = [grid(times[0], times[1:], markdown=markdown)]
     heading = ["", "bar", "model", "target", "measured", "note"]
-    parts.append(_grid(heading, [_bar(bar) for bar in bars], markdown=markdown))
+    parts.append(grid(heading, [_bar(bar) for bar in bars], markdown=markdown))
     parts.append(", ".join(f"{n} {name}" for name, n in counts(bars).items()) + ".")
     busy = min((s.on_cpu for all_series in results.series.values() for s in all_series.values()), default=1.0)
     if busy < BUSY:
@@ -130,7 +130,8 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _grid(heading: Sequence[str], lines: Sequence[Sequence[str]], *, markdown: bool) -> str:
+def grid(heading: Sequence[str], lines: Sequence[Sequence[str]], *, markdown: bool) -> str:
+    """Returns one table."""
     if markdown:
         cells = [heading, ["---"] * len(heading), *lines]
         return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in cells)

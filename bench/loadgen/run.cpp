@@ -19,7 +19,7 @@ namespace loadgen {
 namespace {
 
 constexpr int64_t kSecond = 1'000'000'000, kMillisecond = 1'000'000;
-constexpr int64_t kReconnectNs = 20 * kMillisecond, kFirstConnectNs = 10 * kSecond;
+constexpr int64_t kReconnectNs = 20 * kMillisecond, kFirstConnectNs = 2 * kSecond;
 constexpr size_t kPrefix = 5;
 volatile std::sig_atomic_t stop_wanted = 0;
 
@@ -91,12 +91,12 @@ const Counts& Run::go() {
   while (true) {
     int64_t now = now_ns();
     if (stop_wanted) end_ns_ = std::min(end_ns_, now);
+    arrivals(now);  // before the end is looked at: also what was due just before it is made
     if (now >= end_ns_ && (in_flight_ == 0 || now >= end_ns_ + ns(options_.grace_s))) break;
     if (!ever_connected_ && now > began + kFirstConnectNs && !links_[0]->why.empty()) {
       throw std::runtime_error(options_.target + ": " + links_[0]->why);
     }
     replace_links(now);
-    arrivals(now);
     expire(now);
     dispatch(now);
     for (auto& link : links_) link->flush();
