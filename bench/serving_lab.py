@@ -196,7 +196,7 @@ class Lab:
         plan = dataclasses.replace(
             plan, callers=callers, rate=rate, connections=connections, warmup_s=warmup_s, first_body=self._sent
         )
-        load = serving_load.run(self._program, plan, (self._load_cpu,))
+        load = serving_load.run(self._program, plan, self._load_cpu)
         if rate is not None and settle:
             to.settle()
         return load
@@ -219,7 +219,7 @@ class Lab:
 
     def generator(self, plan: Plan) -> Generator:
         """Starts a generator; a context manager."""
-        return Generator(self._program, plan, (self._load_cpu,))
+        return Generator(self._program, plan, self._load_cpu)
 
     @contextlib.contextmanager
     def flood(self, who: str, where: str, rows: int) -> Iterator[None]:

@@ -279,15 +279,15 @@ class Generator:
     Args:
         program: from `compiled`.
         plan: what to do.
-        cpus: the CPUs to run on; ``None``: any.
+        cpu: to run on; ``None``: any.
     """
 
-    def __init__(self, program: Path, plan: Plan, cpus: Iterable[int] | None = None) -> None:
+    def __init__(self, program: Path, plan: Plan, cpu: int | None = None) -> None:
         self._callers = plan.callers or 0
         self._limit_s = plan.warmup_s + plan.seconds + _EXTRA_S
         command = [str(program), *plan.arguments]
-        if cpus is not None:
-            command = ["taskset", "--cpu-list", ",".join(map(str, cpus)), *command]
+        if cpu is not None:
+            command += ["--cpu", str(cpu)]
         self._process = subprocess.Popen(  # noqa: S603 (our own program)
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
@@ -320,7 +320,7 @@ class Generator:
         return Load.of(json.loads(out), self._callers)
 
 
-def run(program: Path, plan: Plan, cpus: Iterable[int] | None = None) -> Load:
+def run(program: Path, plan: Plan, cpu: int | None = None) -> Load:
     """Runs a plan to its end. Raises `LoadFailed`."""
-    with Generator(program, plan, cpus) as generator:
+    with Generator(program, plan, cpu) as generator:
         return generator.result()

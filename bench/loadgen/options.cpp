@@ -1,6 +1,7 @@
 #include "options.h"
 
 #include <getopt.h>
+#include <sched.h>
 
 #include <cmath>
 #include <cstdio>
@@ -29,6 +30,7 @@ Loads a gRPC server with unary calls over cleartext HTTP/2 and prints what becam
   --budget-ms B         counts answers, and explanations, within it
   --explained           replies are xai.v1 PredictResponse: counts their explanations
   --seed N              of the arrivals
+  --cpu N               run on this CPU only
 )";
 
 [[noreturn]] void refuse(const std::string& why) {
@@ -66,18 +68,29 @@ Options parse(int argc, char** argv) {
     kBudget,
     kExplained,
     kSeed,
+    kCpu,
     kHelpWanted
   };
   static const option kKnown[] = {
-      {"target", 1, nullptr, kTarget},           {"method", 1, nullptr, kMethod},
-      {"bodies", 1, nullptr, kBodies},           {"first-body", 1, nullptr, kFirst},
-      {"callers", 1, nullptr, kCallers},         {"rate", 1, nullptr, kRate},
-      {"arrivals", 1, nullptr, kArrivals},       {"max-in-flight", 1, nullptr, kInFlight},
-      {"connections", 1, nullptr, kConnections}, {"seconds", 1, nullptr, kSeconds},
-      {"warmup", 1, nullptr, kWarmup},           {"grace", 1, nullptr, kGrace},
-      {"timeout-ms", 1, nullptr, kTimeout},      {"budget-ms", 1, nullptr, kBudget},
-      {"explained", 0, nullptr, kExplained},     {"seed", 1, nullptr, kSeed},
-      {"help", 0, nullptr, kHelpWanted},         {nullptr, 0, nullptr, 0},
+      {"target", 1, nullptr, kTarget},
+      {"method", 1, nullptr, kMethod},
+      {"bodies", 1, nullptr, kBodies},
+      {"first-body", 1, nullptr, kFirst},
+      {"callers", 1, nullptr, kCallers},
+      {"rate", 1, nullptr, kRate},
+      {"arrivals", 1, nullptr, kArrivals},
+      {"max-in-flight", 1, nullptr, kInFlight},
+      {"connections", 1, nullptr, kConnections},
+      {"seconds", 1, nullptr, kSeconds},
+      {"warmup", 1, nullptr, kWarmup},
+      {"grace", 1, nullptr, kGrace},
+      {"timeout-ms", 1, nullptr, kTimeout},
+      {"budget-ms", 1, nullptr, kBudget},
+      {"explained", 0, nullptr, kExplained},
+      {"seed", 1, nullptr, kSeed},
+      {"cpu", 1, nullptr, kCpu},
+      {"help", 0, nullptr, kHelpWanted},
+      {nullptr, 0, nullptr, 0},
   };
   Options o;
   int which = 0, place = 0;
@@ -133,6 +146,9 @@ Options parse(int argc, char** argv) {
         break;
       case kSeed:
         o.seed = static_cast<uint64_t>(value(0, 1e15));
+        break;
+      case kCpu:
+        o.cpu = static_cast<int>(value(0, CPU_SETSIZE - 1));
         break;
       default:
         std::fputs(kHelp, stdout);

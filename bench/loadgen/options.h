@@ -23,6 +23,7 @@ struct Options {
   double budget_ms = 0;    // counts what was answered, and what explained, within it
   bool explained = false;  // replies are xai.v1 PredictResponse, whose explanations are counted
   uint64_t seed = 13;
+  int cpu = -1;  // to run on; -1: any
 };
 
 // Returns the command line's options; prints the reason and exits for what it cannot mean, and for --help.

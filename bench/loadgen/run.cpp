@@ -1,5 +1,6 @@
 #include "run.h"
 
+#include <sched.h>
 #include <sys/epoll.h>
 #include <sys/prctl.h>
 #include <sys/timerfd.h>
@@ -40,6 +41,12 @@ Run::Run(const Options& options)
       next_body_(options.first_body),
       random_(options.seed) {
   load_bodies();
+  if (options.cpu >= 0) {
+    cpu_set_t cpus;
+    CPU_ZERO(&cpus);
+    CPU_SET(options.cpu, &cpus);
+    if (sched_setaffinity(0, sizeof cpus, &cpus) != 0) throw std::runtime_error("cannot run on that CPU");
+  }
   prctl(PR_SET_TIMERSLACK, 1UL);  // else a wait may end 50 µs late
   epoll_ = epoll_create1(EPOLL_CLOEXEC);
   timer_ = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
@@ -216,6 +223,7 @@ void Run::replace_links(int64_t now) {
   for (auto& link : links_) {
     if (link->alive() && link->http->draining()) {
       auto fresh = std::make_unique<Link>(epoll_, address_);
+      fresh->retry_ns = link->retry_ns;  // a server that sends everyone away at once is not asked again and again
       retiring_.push_back(std::exchange(link, std::move(fresh)));
       ++counts_.reconnects;
     }

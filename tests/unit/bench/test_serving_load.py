@@ -70,8 +70,8 @@ def test_real_bodies_go_round_and_all_are_answered(serving, load, tmp_path, unix
     seen = []
     target = serving(lambda body, _: seen.append(body) or body, 1, f"unix:{tmp_path}/s" if unix else "127.0.0.1:0")
     bodies = [b"one", b"", b"three" * 100]
-    found = load(target, *bodies, first_body=2)
-    assert seen[:5] == [bodies[2], *bodies, bodies[0]]
+    found = load(target, *bodies, first_body=2, seconds=1.0)
+    assert seen == [bodies[(2 + i) % 3] for i in range(len(seen))]
     assert found.statuses == {"OK": found.due}
     assert found.due == len(seen) == found.ok.count >= 5
     assert found.wrong == found.unanswered == found.shed == 0
@@ -245,8 +245,11 @@ def test_unanswered_calls_are_counted(serving, load):
     assert found.unanswered == found.wrong == found.due == 3
 
 
-def test_a_drain_fails_no_call(serving, load):
-    """The first server says GOAWAY amid the run; a second one listens on the same port."""
+def test_a_draining_server_is_left_for_the_next(serving, load):
+    """The first server says GOAWAY amid the run; a second one listens on the same port.
+
+    gRPC's server cancels what reaches it after its shutdown began and before the client knew; so its own clients find.
+    """
     served = [0, 0]
 
     def answer(which):
@@ -261,9 +264,10 @@ def test_a_drain_fails_no_call(serving, load):
     stopping.start()
     found = load(target, callers=8, connections=4, seconds=1.0)
     stopping.join()
-    assert found.statuses == {"OK": found.due}
+    assert set(found.statuses) <= {"OK", "CANCELLED"}
+    assert found.wrong <= 8 * 10
     assert min(served) > 0
-    assert found.reconnects >= 4
+    assert 4 <= found.reconnects <= 4 * 100  # there is a pause between two
     assert found.unanswered == 0
 
 
@@ -439,6 +443,34 @@ def test_what_the_server_did_not_look_at_is_sent_again(load, how):
     assert found.statuses == {"OK": 1}
     assert found.resent == 1
     assert found.reconnects == (how == "goaway")
+
+
+def test_a_drain_that_keeps_its_word_fails_no_call(load):
+    """As RFC 9113 has it: first GOAWAY for streams to come, calls under way answered, and the last stream named."""
+    streams = []
+
+    def drains(talk):
+        talk.begin()
+        for _ in range(5):
+            streams.append(talk.next_request())
+            talk.send(h2.reply(streams[-1]))
+        streams.append(talk.next_request())
+        talk.send(h2.frame(h2.GOAWAY, 0, 0, struct.pack(">II", 0x7FFFFFFF, 0)))
+        talk.send(h2.reply(streams[-1]) + h2.frame(h2.GOAWAY, 0, 0, struct.pack(">II", streams[-1], 0)))
+        with pytest.raises(EOFError):  # the client goes without another word
+            talk.next()
+
+    def goes_on(talk):
+        talk.begin()
+        while True:
+            talk.send(h2.reply(talk.next_request()))
+
+    with h2.peer(drains, goes_on) as target:
+        found = load(target, seconds=1.0)
+    assert streams == [1, 3, 5, 7, 9, 11]
+    assert found.statuses == {"OK": found.due}
+    assert found.due > 6
+    assert (found.reconnects, found.resent) == (1, 0)
 
 
 def test_windows_and_stream_limits_of_the_server_bind(load):
