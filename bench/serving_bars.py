@@ -214,7 +214,7 @@ def _memory(results: Results, who: str) -> list[Bar]:
         why = results.why_not("memory", who)
         return [
             Bar(idle, who, f"≤ {IDLE_MB:g} MB", None, None, why, " MB"),
-            Bar(growth, who, f"≤ {GROWTH:.0%}", None, None, why, " %"),
+            Bar(growth, who, f"≤ {100 * GROWTH:g} %", None, None, why, " %"),
         ]
     at, grown = found["idle_mb"], 100.0 * (found["mb"][-1] / found["idle_mb"] - 1.0)
     warm = 100.0 * (found["mb"][-1] / found["mb"][1] - 1.0)
@@ -234,14 +234,12 @@ def _soak(results: Results) -> list[Bar]:
     if not soak:
         return []
     failed, growth = float(soak["failed"]), 100.0 * soak["growth"]
-    what = f"soak of {soak['seconds']:.0f} s at {NORMAL:.0%}, {soak['reloads']} reloads"
+    run = f"soak of {soak['seconds']:.0f} s at {NORMAL:.0%}, {soak['reloads']} reloads"
+    what = f"{run}: failed of {soak['due']:,} requests"
+    none_failed = failed == 0 and soak["reloads"] > 0
+    flat = growth <= 100.0 * GROWTH
+    target, note = f"≤ {100 * GROWTH:g} %", "last tenth against the second"
     return [
-        Bar(
-            *(f"{what}: failed of {soak['due']:,} requests", r.RECORDED, "0", Ratio(failed, failed, failed)),
-            *(failed == 0 and soak["reloads"] > 0, soak["why"], ""),
-        ),
-        Bar(
-            *(f"{what}: growth of resident memory", r.RECORDED, f"≤ {100 * GROWTH:g} %"),
-            *(Ratio(growth, growth, growth), growth <= 100.0 * GROWTH, "last tenth against the second", " %"),
-        ),
+        Bar(what, r.RECORDED, "0", Ratio(failed, failed, failed), none_failed, soak["why"], ""),
+        Bar(f"{run}: memory grew", r.RECORDED, target, Ratio(growth, growth, growth), flat, note, " %"),
     ]

@@ -10,11 +10,11 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from bench import serving_results as r
 from bench.contest import Failed
-from bench.serving_lab import CONTESTANTS, Lab
+from bench.serving_lab import CONTESTANTS, WARMUP_S, Lab
 from bench.serving_load import LoadFailed
 from bench.serving_model import HUGE
 
@@ -69,9 +69,10 @@ def batches(lab: Lab, pace: Pace, placements: Sequence[str]) -> None:
     everyone = (r.PREDICT, r.EXPLAINED, r.RECORDED, r.NAIVE)
     turns = [(who, where) for where in placements for who in everyone]
     for who, where in _rounds(lab, "batch", turns, pace.rounds):
-        seconds = max(pace.turn_s, pace.slow_turn_s) if who == r.NAIVE else pace.turn_s
+        # Of what takes half a second a call, the first calls count too, or a turn would see hardly any.
+        seconds, warmup_s = (pace.slow_turn_s, 0.0) if who == r.NAIVE else (pace.turn_s, WARMUP_S)
         with _or_skip(lab, r.BATCH, who):
-            load = lab.load(who, where, callers=BATCH_CALLERS, rows=BATCH_ROWS, seconds=seconds)
+            load = lab.load(*(who, where), callers=BATCH_CALLERS, rows=BATCH_ROWS, seconds=seconds, warmup_s=warmup_s)
             lab.results.add(r.Key(r.BATCH, where, who, rows=BATCH_ROWS, callers=BATCH_CALLERS), load)
 
 
@@ -87,6 +88,7 @@ def load_curve(lab: Lab, pace: Pace, placements: Sequence[str]) -> None:
         with _or_skip(lab, r.LOAD, who):
             full = saturation(lab, who, where, pace.turn_s)
             lab.say(f"load: {who} is saturated by {full:,.0f} calls a second")
+            points: list[tuple[str, float, float, float | None]]
             points = [(r.LOAD, share, OVERLOAD_BUDGET_MS, None) for share in pace.shares]
             points += [
                 (r.BUDGET, NORMAL, NORMAL_BUDGET_MS, None),
@@ -127,7 +129,7 @@ def memory(lab: Lab, pace: Pace, placements: Sequence[str]) -> None:
     for who in _OURS:
         with _or_skip(lab, "memory", who), lab.fresh(who, placements[0]) as server:
             server.settle()
-            found = {"idle_mb": server.resident_mb(), "decisions": [0], "mb": [server.resident_mb()]}
+            found: dict[str, Any] = {"idle_mb": server.resident_mb(), "decisions": [0], "mb": [server.resident_mb()]}
             lab.results.memory[who] = found
             slice_s = pace.turn_s
             while found["decisions"][-1] < pace.decisions:

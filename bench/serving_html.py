@@ -30,6 +30,7 @@ table { border-collapse: collapse; font-size: .875rem; }
 th, td { text-align: left; padding: .35rem .6rem; border-bottom: 1px solid var(--edge); vertical-align: top; }
 .scroll td, .scroll th { white-space: nowrap; }
 .holds { color: var(--good); font-weight: 600; } .short { color: var(--bad); font-weight: 600; }
+td.holds, td.short, td[data-name="target"] { white-space: nowrap; }
 @media (max-width: 44rem) {
   .bars thead { display: none; } .bars tr { display: block; padding: .6rem 0; border-bottom: 1px solid var(--edge); }
   .bars td { display: block; border: 0; padding: .05rem 0; } .bars td:empty { display: none; }
@@ -56,7 +57,7 @@ def page(document: Document) -> str:
         *(f'<p class="soft">{escape(text)}</p>' for text in about),
         *(f"<p><strong>{escape(text)}</strong></p>" for text in report.warnings(document)),
         f"<h2>Bars</h2><p>{escape(report.verdict(document))} {spread}</p>",
-        _bars(document["bars"]),
+        _bars(report.asked(document)),
         *_section("Single rows", _throughput(document), report.closed_loops(document)),
         *_section("Latency against offered load", _load(document), report.open_loops(document)),
         *_section("A batch of 10,000 rows beside single rows", _beside(document)),
@@ -83,7 +84,8 @@ def _bars(bars: Sequence[dict[str, Any]]) -> str:
     lines = []
     for bar in bars:
         state, what, of, target, measured, note = report.bar_cells(bar)
-        kind = {True: "holds", False: "short", None: ""}[bar["holds"]]
+        state = "not measured" if bar["holds"] is None else state
+        kind = {True: "holds", False: "short", None: "soft"}[bar["holds"]]
         lines.append(
             f'<tr><td class="{kind}">{escape(state)}</td><td>{escape(what)}</td><td>{escape(of)}</td>'
             f'<td data-name="target">{escape(target)}</td><td data-name="measured">{escape(measured)}</td>'

@@ -25,6 +25,7 @@ from bench.serving_servers import ECHO, PREDICT
 from xai_service.config import ServiceConfig
 from xai_service.wire.gen.xai.v1 import decision_service_pb2 as pb
 
+WARMUP_S = 0.2  # of a turn
 _MAX_CONNECTIONS = 4
 _ECHOES = 200
 _CHECKED_ROWS = 20
@@ -180,7 +181,7 @@ class Lab:
         rows: int = 1,
         budget_ms: float = AMPLE_MS,
         timeout_ms: float | None = None,
-        warmup_s: float = 0.2,
+        warmup_s: float = WARMUP_S,
         server: ServerProcess | None = None,
         settle: bool = True,
     ) -> Load:

@@ -71,8 +71,8 @@ class Latencies:
     @staticmethod
     def of(document: Mapping[str, Any]) -> Latencies:
         """Reads the generator's."""
-        buckets = np.array(document["buckets"], np.float64).reshape(-1, 3)
-        return Latencies(*buckets.T, mean=document["mean"], max=document["max"])
+        low, high, n = np.array(document["buckets"], np.float64).reshape(-1, 3).T
+        return Latencies(low, high, n, document["mean"], document["max"])
 
     @property
     def count(self) -> int:
@@ -154,7 +154,7 @@ class Load:
     def of(document: dict[str, Any], callers: int = 0) -> Load:
         """Reads what the generator printed."""
         names = {status: STATUS.get(int(status), f"STATUS_{status}") for status in document["statuses"]}
-        renamed = {
+        renamed: dict[str, Any] = {
             "statuses": {names[status]: n for status, n in document["statuses"].items()},
             "reasons": {names[status]: urllib.parse.unquote(why) for status, why in document["reasons"].items()},
         }

@@ -33,16 +33,14 @@ class Axis:
 
 def lines(title: str, x: Axis, y: Axis, drawn: Sequence[Line], mark: float | None = None) -> str:
     """Returns a line plot; ``mark`` draws a vertical line at that x."""
-    drawn = [
-        Line(line.name, [(a, b) for a, b in line.points if b is not None and (b > 0 or not y.log)]) for line in drawn
-    ]
-    drawn = [line for line in drawn if line.points]
-    if not drawn:
+    seen = [(line.name, [(a, b) for a, b in line.points if b is not None and (b > 0 or not y.log)]) for line in drawn]
+    shown = [(name, points) for name, points in seen if points]
+    if not shown:
         return ""
-    at_x, x_ticks = _scale(x, [a for line in drawn for a, _ in line.points], _LEFT, _WIDTH - _RIGHT)
-    legend = _legend([line.name for line in drawn])
+    at_x, x_ticks = _scale(x, [a for _, points in shown for a, _ in points], _LEFT, _WIDTH - _RIGHT)
+    legend = _legend([name for name, _ in shown])
     top = _TOP + legend.height
-    at_y, y_ticks = _scale(y, [b or 0.0 for line in drawn for _, b in line.points], _HEIGHT - _BOTTOM, top)
+    at_y, y_ticks = _scale(y, [b for _, points in shown for _, b in points], _HEIGHT - _BOTTOM, top)
     parts = legend.parts
     for tick in y_ticks:
         parts.append(_rule(_LEFT, at_y(tick), _WIDTH - _RIGHT, at_y(tick)))
@@ -55,14 +53,14 @@ def lines(title: str, x: Axis, y: Axis, drawn: Sequence[Line], mark: float | Non
             f'<line x1="{at_x(mark):.1f}" x2="{at_x(mark):.1f}" y1="{top}" y2="{_HEIGHT - _BOTTOM}" class="mark"/>'
         )
     parts.append(_text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 6, x.title, anchor="middle"))
-    for line, colour in zip(drawn, COLOURS, strict=False):
-        path = " ".join(f"{at_x(a):.1f},{at_y(b or 0.0):.1f}" for a, b in line.points)
+    for (name, points), colour in zip(shown, COLOURS, strict=False):
+        path = " ".join(f"{at_x(a):.1f},{at_y(b):.1f}" for a, b in points)
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        if len(line.points) <= 20:
+        if len(points) <= 20:
             parts += [
-                f'<circle cx="{at_x(a):.1f}" cy="{at_y(b or 0.0):.1f}" r="3.5" fill="{colour}">'
-                f"<title>{escape(f'{line.name}, {x.write(a)}: {y.write(b or 0.0)}')}</title></circle>"
-                for a, b in line.points
+                f'<circle cx="{at_x(a):.1f}" cy="{at_y(b):.1f}" r="3.5" fill="{colour}">'
+                f"<title>{escape(f'{name}, {x.write(a)}: {y.write(b)}')}</title></circle>"
+                for a, b in points
             ]
     return _svg(f"{title}: {y.title}", _HEIGHT, parts)
 
@@ -71,17 +69,17 @@ def bars(
     title: str, groups: Sequence[tuple[str, Sequence[tuple[str, float | None]]]], write: Callable[[float], str]
 ) -> str:
     """Returns horizontal bars in groups: (group's name, [(bar's name, value)]). What has no value is left out."""
-    groups = [(name, [(label, v) for label, v in values if v is not None]) for name, values in groups]
-    groups = [(name, values) for name, values in groups if values]
-    if not groups:
+    seen = [(name, [(label, v) for label, v in values if v is not None]) for name, values in groups]
+    shown = [(name, values) for name, values in seen if values]
+    if not shown:
         return ""
-    most = max(v for _, values in groups for _, v in values) or 1.0
-    labels = list(dict.fromkeys(label for _, values in groups for label, _ in values))
+    most = max(v for _, values in shown for _, v in values) or 1.0
+    labels = list(dict.fromkeys(label for _, values in shown for label, _ in values))
     left, right = 10.0, 64.0
     legend = _legend(labels)
     y = float(_TOP + legend.height)
     parts = legend.parts
-    for name, values in groups:
+    for name, values in shown:
         parts.append(_text(left, y + 13, name, bold=True))
         y += _GROUP_HEAD
         for label, value in values:

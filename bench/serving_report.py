@@ -117,13 +117,18 @@ def table(document: Document, *, markdown: bool) -> str:
         if len(grid) > 1
     ]
     heading = ["", "bar", "of", "target", "measured", "note"]
-    parts.append(report.grid(heading, [bar_cells(bar) for bar in document["bars"]], markdown=markdown))
+    parts.append(report.grid(heading, [bar_cells(bar) for bar in asked(document)], markdown=markdown))
     parts.append(verdict(document))
     parts += warnings(document)
     lines = [f"- {left_out(skipped)}" for skipped in document["skipped"]]
     if lines:
         parts.append("\n".join(["Left out:", "", *lines]))
     return "\n\n".join(parts) + "\n"
+
+
+def asked(document: Document) -> list[dict[str, Any]]:
+    """Returns the bars of the parts that this run had."""
+    return [bar for bar in document["bars"] if bar["note"] != r.NOT_ASKED]
 
 
 def left_out(skipped: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ ECHO, PREDICT, EXPLAINED, RECORDED = "echo", "predict-only", "explained", "expla
 AIO, NAIVE = "grpc.aio echo", "naive service"
 SPARE, ONE = "a core to spare", "one core only"
 CALLERS, BATCH, LOAD, DEADLINE, BUDGET, BESIDE = "callers", "batch", "load", "deadline", "budget", "beside"
+NOT_ASKED = "not measured in this run"
 ALONE, WITH_BATCH = "alone", "beside a batch"
 
 
@@ -70,7 +71,7 @@ class Results:
     def why_not(self, case: str, contestant: str) -> str:
         """Returns why this was not measured."""
         skipped = self.skipped
-        return skipped.get(("", contestant)) or skipped.get((case, contestant)) or "not measured in this run"
+        return skipped.get(("", contestant)) or skipped.get((case, contestant)) or NOT_ASKED
 
 
 def each(loads: Sequence[Load], what: Callable[[Load], float]) -> list[float]:

@@ -164,7 +164,7 @@ def test_soak_bars():
     results = everything()
     results.soak |= {"failed": 1, "why": "1 UNAVAILABLE ()", "growth": 0.06}
     assert bar(results, "failed of 1,680,000", r.RECORDED).holds is False
-    assert bar(results, "soak of 600 s at 70%, 39 reloads: growth", r.RECORDED).holds is False
+    assert bar(results, "soak of 600 s at 70%, 39 reloads: memory grew", r.RECORDED).holds is False
     results.soak |= {"failed": 0, "reloads": 0}
     assert bar(results, "failed of", r.RECORDED).holds is False
 
@@ -258,6 +258,16 @@ def test_tables_have_all_contestants_and_bars():
     assert len(rows) == 1
     assert "33.3 %" in rows[0]
     assert serving_report.table(made, markdown=False) != text
+
+
+def test_parts_that_were_not_asked_for_have_no_lines():
+    results = everything()
+    results.memory.clear()
+    made = document(results)
+    assert "resident memory, idle" not in serving_report.table(made, markdown=False)
+    assert serving_report.verdict(made) == "21 hold, 0 fall short, 4 not measured."
+    results.skipped["memory", r.RECORDED] = "its server died"
+    assert "its server died" in serving_report.table(document(results), markdown=False)
 
 
 def test_shares_near_0_and_1_keep_their_digits():
