@@ -1,4 +1,4 @@
-"""Builds the two native extensions. Metadata, extras and tool settings live in pyproject.toml.
+"""Builds the native extensions. Metadata, extras and tool settings live in pyproject.toml.
 
 Files named ``*_avx512.cpp``, ``*_avx2.cpp`` and ``*_portable.cpp`` are one kernel each, compiled for that instruction
 set; `native/treeshap/isa.cpp` chooses among them at run time.
@@ -63,17 +63,25 @@ kernel = Pybind11Extension(
     cxx_std=20,
 )
 
-profile = Extension(
-    "xai_service._profile",
-    ["native/profile/_profile.pyx"],
-    include_dirs=[np.get_include()],
-    define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
-    # Cython's generated C is not ours to lint.
-    extra_compile_args=["-O3", "-fno-math-errno"],
-)
+
+def cython(name: str, source: str) -> Extension:
+    return Extension(
+        name,
+        [source],
+        include_dirs=[np.get_include()],
+        define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
+        # Cython's generated C is not ours to lint.
+        extra_compile_args=["-O3", "-fno-math-errno"],
+    )
+
+
+modules = [
+    cython("xai_service._profile", "native/profile/_profile.pyx"),
+    cython("xai_service._wire", "native/wire/_wire.pyx"),
+]
 
 with ParallelCompile("XAI_BUILD_JOBS", default=0):
     setup(
-        ext_modules=[kernel, *cythonize([profile], language_level=3, build_dir="build/cython")],
+        ext_modules=[kernel, *cythonize(modules, language_level=3, build_dir="build/cython")],
         cmdclass={"build_ext": BuildExt},
     )

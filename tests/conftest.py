@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -16,6 +17,9 @@ from xai_service.ledger.store import Ledger
 from xai_service.pack import pack
 from xai_service.service import ExplainService
 from xai_service.wire.server import Server, open_repository
+
+# Servers that tests start in processes of their own listen for no scraper, and so share no port.
+os.environ.setdefault("XAI_METRICS_LISTEN", "off")
 
 # Outcomes, a judgement, and what the law protects; the demo explains each column it drops.
 _NOT_FEATURES = ["approve", "action", "reject", "gdlin", "black", "hispan", "white", "male", "married"]
@@ -62,7 +66,7 @@ def loan_repository(loans: Loans, tmp_path_factory: pytest.TempPathFactory) -> P
 @contextlib.contextmanager
 def serving(repository: Path, ledger: Path, **settings):
     """A server in this process on a free port; yields it, and drains it at the end."""
-    settings = {"listen": ("127.0.0.1:0",), **settings}
+    settings = {"listen": ("127.0.0.1:0",), "metrics_listen": "off", **settings}
     config = ServiceConfig(repository=repository, ledger=ledger, **settings)
     store = Ledger(ledger, max_queued_entries=config.max_unrecorded_decisions)
     server = Server(config, ExplainService(config, open_repository(config), store))

@@ -2,12 +2,16 @@
 
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from xai_service.types import Float32Array, Float64Array
 
 def process_isa() -> str: ...
 def supported_isas() -> list[str]: ...
+def check_additivity(
+    phi: Float64Array, base_values: Float64Array, margin: Float32Array, tolerance: float
+) -> tuple[Float64Array, NDArray[np.bool_], bool]: ...
 
 class InvalidForest(ValueError): ...
 class MissingCovers(ValueError): ...

@@ -12,10 +12,11 @@ would explain itself so is refused when it is loaded (`xai_service.model.agreeme
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import dataclasses
 
 import numpy as np
 
+from xai_service._treeshap import check_additivity
 from xai_service.types import (
     Attributions,
     Explanations,
@@ -26,9 +27,6 @@ from xai_service.types import (
     Prediction,
     Timings,
 )
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 
 def residuals(phi: Float64Array, base_values: Float64Array, margin: Float32Array) -> tuple[Float64Array, Float64Array]:
@@ -44,40 +42,42 @@ def residuals(phi: Float64Array, base_values: Float64Array, margin: Float32Array
     return residual, np.abs(base_values) + np.abs(phi).sum(axis=1) + np.abs(exact)
 
 
-def check_additivity(
-    phi: Float64Array, base_values: Float64Array, margin: Float32Array, tolerance: float
-) -> tuple[Float64Array, NDArray[np.bool_]]:
-    """Returns each row's residual, float64 (n,), and whether it is within the tolerance, bool (n,).
-
-    Args:
-        phi: float64 (n, features, outputs).
-        base_values: float64 (outputs,).
-        margin: float32 (n, outputs).
-        tolerance: as a share of |base| + Σ|φ| + |margin|.
-    """
-    with np.errstate(invalid="ignore"):  # inf - inf and 0 * inf are NaN, and NaN does not hold
-        residual, scale = residuals(phi, base_values, margin)
-        holds = (residual <= tolerance * scale) & np.isfinite(residual)  # an infinite scale would allow anything
-    return residual.max(axis=1), np.asarray(holds.all(axis=1))
-
-
 def complete(
     attributions: Attributions, base_values: Float64Array, margin: Float32Array, method: Method, tolerance: float
 ) -> Explanations:
     """Returns the explanations of n rows whose attributions are there; rows that do not add up are FAILED."""
     phi = attributions.phi
-    residual, holds = check_additivity(phi, base_values, margin, tolerance)
-    if holds.all():
+    residual, holds, all_hold = check_additivity(phi, base_values, margin, tolerance)
+    if all_hold:
         statuses = (ExplanationStatus.COMPLETE,) * len(phi)
         return Explanations(statuses, phi, base_values, residual, "", method)
-    failed = np.flatnonzero(~holds)
     checked = np.where(holds[:, None, None], phi, np.nan)
-    detail = (
-        f"attributions do not add up to the margin in {len(failed)} of {len(phi)} rows, first in row {failed[0]}: "
+    statuses = tuple(ExplanationStatus.COMPLETE if ok else ExplanationStatus.FAILED for ok in holds)
+    detail = _which_failed(statuses, residual)
+    return Explanations(statuses, checked if holds.any() else None, base_values, residual, detail, method)
+
+
+def _which_failed(statuses: tuple[ExplanationStatus, ...], residual: Float64Array) -> str:
+    failed = [row for row, status in enumerate(statuses) if status is ExplanationStatus.FAILED]
+    if not failed:
+        return ""
+    return (
+        f"attributions do not add up to the margin in {len(failed)} of {len(statuses)} rows, first in row {failed[0]}: "
         f"residual {residual[failed[0]]:.3g}"
     )
-    statuses = tuple(ExplanationStatus.COMPLETE if ok else ExplanationStatus.FAILED for ok in holds)
-    return Explanations(statuses, checked if holds.any() else None, base_values, residual, detail, method)
+
+
+def rows_of(explanations: Explanations, begin: int, end: int) -> Explanations:
+    """Returns the explanations of some of the rows, as if the others had not been there."""
+    statuses = explanations.statuses
+    if begin == 0 and end == len(statuses):
+        return explanations
+    statuses, residual, phi = statuses[begin:end], explanations.residual[begin:end], explanations.phi
+    detail = explanations.detail
+    if phi is not None:  # and so each row is complete or does not add up
+        detail = _which_failed(statuses, residual) if detail else ""
+        phi = phi[begin:end] if ExplanationStatus.COMPLETE in statuses else None
+    return Explanations(statuses, phi, explanations.base_values, residual, detail, explanations.method)
 
 
 def without_attributions(
@@ -87,13 +87,24 @@ def without_attributions(
     return Explanations((status,) * n, None, base_values, np.full(n, np.nan), detail, method)
 
 
-def timings(prediction: Prediction, attributions: Attributions | None, budget_ms: float | None) -> Timings:
+def not_to_be_finished(explanations: Explanations) -> Explanations:
+    """Returns them where nothing is recorded, and so nothing can be finished later: DEFERRED becomes FAILED."""
+    if ExplanationStatus.DEFERRED not in explanations.statuses:
+        return explanations
+    statuses = tuple(
+        ExplanationStatus.FAILED if status is ExplanationStatus.DEFERRED else status for status in explanations.statuses
+    )
+    detail = f"{explanations.detail}; decisions are not recorded, so it cannot be finished later"
+    return dataclasses.replace(explanations, statuses=statuses, detail=detail)
+
+
+def timings(prediction: Prediction, attributions: Attributions | None) -> Timings:
     """Returns how long both took, and for how long both ran at the same time."""
     predict_us = (prediction.finished_ns - prediction.started_ns) / 1e3
     if attributions is None:
-        return Timings(predict_us, None, None, budget_ms)
+        return Timings(predict_us, None, None)
     overlap_ns = min(prediction.finished_ns, attributions.finished_ns) - max(
         prediction.started_ns, attributions.started_ns
     )
     explain_us = (attributions.finished_ns - attributions.started_ns) / 1e3
-    return Timings(predict_us, explain_us, max(0, overlap_ns) / 1e3, budget_ms)
+    return Timings(predict_us, explain_us, max(0, overlap_ns) / 1e3, explain_started_ns=attributions.started_ns)

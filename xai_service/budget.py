@@ -68,6 +68,14 @@ class Deadline:
         """Returns the seconds left for the explanation, 0 when past; ``None``: no limit."""
         return None if self.explain_until_ns is None else max(0.0, (self.explain_until_ns - now_ns) / 1e9)
 
+    def until_ns(self) -> float:
+        """Returns when to stop waiting, on the monotonic clock; infinite without a limit."""
+        return math.inf if self.explain_until_ns is None else self.explain_until_ns
+
+    def remaining_us(self, now_ns: int) -> float:
+        """Returns the microseconds left for the explanation, 0 when past; infinite without a limit."""
+        return math.inf if self.explain_until_ns is None else max(0.0, (self.explain_until_ns - now_ns) / 1e3)
+
 
 class ReplyCost:
     """Learns what each row adds to the time between its answers and the reply: an exponentially weighted mean.

@@ -9,7 +9,7 @@ import numpy as np
 from xai_service._profile import FeatureProfile, Scan
 from xai_service.errors import FieldViolation, InvalidInput
 from xai_service.model.snapshot import ModelSnapshot
-from xai_service.types import PredictCall
+from xai_service.types import Column, Float32Array, PredictCall
 
 # Attributions of one request are held in memory as float64: 2^24 of them are 128 MiB.
 MAX_ATTRIBUTIONS_PER_REQUEST = 1 << 24
@@ -67,14 +67,32 @@ def in_model_order(call: PredictCall, model: ModelSnapshot) -> PredictCall:
     return dataclasses.replace(call, columns=columns, rows=model.raw.matrix(columns))
 
 
-def check_values(call: PredictCall, model: ModelSnapshot, profile: FeatureProfile) -> Scan:
+def check_values(
+    rows: Float32Array, columns: tuple[Column, ...], model: ModelSnapshot, profile: FeatureProfile
+) -> Scan:
     """Checks every value and returns the scan, for the caller to merge into the model's profile.
+
+    Args:
+        rows: float32 (n, features), in the model's order.
+        columns: what they were made of, where columns were sent.
+        model: whose features they are.
+        profile: the model's.
 
     Raises:
         InvalidInput: infinite values, missing ones (NaN) in features that the model knows no missing values of, codes
             of categories that are no whole numbers, or values that are not among those that a feature takes.
     """
-    scan = profile.scan(call.rows)
+    scan = profile.scan(rows)
+    violations = [] if scan.is_plain else _odd_values(scan, model)
+    violations += _category_violations(rows, model)
+    violations += model.raw.unknown(rows, columns)
+    if violations:
+        raise InvalidInput(*violations)
+    return scan
+
+
+def _odd_values(scan: Scan, model: ModelSnapshot) -> list[FieldViolation]:
+    """Infinite values, and missing ones where the model knows none."""
     violations = [
         FieldViolation(
             f"input[:, {column}]",
@@ -94,21 +112,17 @@ def check_values(call: PredictCall, model: ModelSnapshot, profile: FeatureProfil
                     f"{int(scan.first_missing[column])}, and the model knows no missing values there",
                 )
             )
-    violations += _category_violations(call, model)
-    violations += model.raw.unknown(call.rows, call.columns)
-    if violations:
-        raise InvalidInput(*violations)
-    return scan
+    return violations
 
 
-def _category_violations(call: PredictCall, model: ModelSnapshot) -> list[FieldViolation]:
+def _category_violations(rows: Float32Array, model: ModelSnapshot) -> list[FieldViolation]:
     """Codes that are no whole numbers: libraries take 2.5 for 2, the served model takes it for no category.
 
     Whole numbers that stand for no category, negative ones among them, get the native model's answer.
     """
     if not len(model.categorical):
         return []
-    codes = call.rows[:, model.categorical]
+    codes = rows[:, model.categorical]
     wrong = (codes != np.rint(codes)) & ~np.isnan(codes)
     violations = []
     for k in np.flatnonzero(wrong.any(axis=0)).tolist():

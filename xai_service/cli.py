@@ -6,12 +6,9 @@ Exit codes: 0 done, 1 it failed (``error: …`` says why), 2 the command was not
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import logging
 import math
 import sys
-import time
 import types
 import typing
 from pathlib import Path
@@ -25,12 +22,11 @@ from xai_service.console.inspection import inspect
 from xai_service.errors import XaiError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from xai_service.client import Client, ModelStatus
 
 _BATCH_ROWS = 1000
-_LOG_TIME = "%Y-%m-%dT%H:%M:%S"
 
 
 class _Commands(click.Group):
@@ -234,9 +230,12 @@ def _setting_options(command: Callable[..., None]) -> Callable[..., None]:
         multiple = typing.get_origin(hint) is tuple
         if multiple:
             hint = typing.get_args(hint)[0]
+        kind: Any = click.Path(path_type=Path) if hint is Path else hint
+        if typing.get_origin(hint) is typing.Literal:
+            kind = click.Choice(typing.get_args(hint))
         command = click.option(
             f"--{flag}/--no-{flag}" if hint is bool else f"--{flag}",
-            type=click.Path(path_type=Path) if hint is Path else hint,
+            type=kind,
             multiple=multiple,
             envvar=f"XAI_{field.name.upper()}",
             show_default=True,
@@ -245,33 +244,6 @@ def _setting_options(command: Callable[..., None]) -> Callable[..., None]:
             **given,
         )(command)
     return command
-
-
-class _Formatter(logging.Formatter):
-    """In UTC."""
-
-    converter = time.gmtime  # type: ignore[assignment]  # typeshed leaves out its default argument
-
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (logging's name)
-        from xai_service.console.messages import as_message
-
-        return as_message(super().formatMessage(record))
-
-
-@contextlib.contextmanager
-def _logging(level: str) -> Iterator[None]:
-    """Logs to stderr, in UTC, while it lasts; stdout is for results."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(_Formatter("%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s", _LOG_TIME))
-    root = logging.getLogger()
-    before = root.level
-    root.addHandler(handler)
-    root.setLevel(level.upper())
-    try:
-        yield
-    finally:
-        root.setLevel(before)
-        root.removeHandler(handler)
 
 
 @main.command()
@@ -285,8 +257,17 @@ def _logging(level: str) -> Iterator[None]:
     show_envvar=True,
     help="Least severe messages to log; the log goes to stderr.",
 )
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"], case_sensitive=False),
+    default="text",
+    envvar="XAI_LOG_FORMAT",
+    show_default=True,
+    show_envvar=True,
+    help="Lines of text, or a JSON object a line.",
+)
 @_json
-def serve(as_json: bool, log_level: str, **settings: Any) -> None:
+def serve(as_json: bool, log_level: str, log_format: str, **settings: Any) -> None:
     """Serve a model repository until SIGTERM or SIGINT.
 
     Requests in flight are finished before it ends.
@@ -296,14 +277,16 @@ def serve(as_json: bool, log_level: str, **settings: Any) -> None:
     except ValueError as error:
         raise click.UsageError(str(error), click.get_current_context()) from error
     from xai_service import report
-    from xai_service.wire.server import serve as serve_until_stopped
+    from xai_service.logs import logging_to_stderr
 
     def on_ready(addresses: tuple[str, ...]) -> None:
         text = report.to_json({"listening": addresses}) if as_json else f"listening on {', '.join(addresses)}"
         click.echo(text)
         sys.stdout.flush()
 
-    with _logging(log_level):
+    with logging_to_stderr(log_level, log_format):
+        from xai_service.wire.server import serve as serve_until_stopped  # after gRPC was told what to log
+
         serve_until_stopped(config, on_ready)
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from xai_service.cpus import usable_cpus
+
+_OFF = ("", "off")
 
 
 def _setting(default: Any, text: str) -> Any:
@@ -33,8 +35,17 @@ class ServiceConfig:
     ledger: Path = field(
         default=Path("var/ledger.sqlite"), metadata={"help": "File that decisions are stored in; made when absent."}
     )
+    record: Literal["durable", "off"] = _setting(
+        "durable", "Whether decisions are stored before the reply (durable), or not at all (off), for benchmarks."
+    )
     listen: tuple[str, ...] = _setting(
         ("127.0.0.1:8001",), "Address to serve gRPC on, host:port or unix:PATH; may be given several times."
+    )
+    metrics_listen: str = _setting(
+        "127.0.0.1:8002", "Address to serve Prometheus metrics on, host:port, by HTTP at /metrics; off for none."
+    )
+    traces: str = _setting(
+        "off", "otlp sends a trace of each request by OpenTelemetry, set up by its OTEL_* variables; off sends none."
     )
     default_budget_ms: float = _setting(
         50.0, "Latency budget where neither the request nor the bundle names one; 0 means none."
@@ -60,6 +71,9 @@ class ServiceConfig:
     max_unrecorded_decisions: int = _setting(
         100_000, "Decisions waiting to be stored, in all requests; beyond it requests are refused."
     )
+    max_deferred: int = _setting(
+        1_000_000, "Deferred explanations that may wait; beyond it requests that would defer more are refused."
+    )
     drain_s: float = _setting(10.0, "Seconds that requests under way get to end at shutdown.")
 
     def __post_init__(self) -> None:
@@ -69,6 +83,7 @@ class ServiceConfig:
         for address in self.listen:
             if not _is_address(address):
                 raise ValueError(f"listen: {address!r} is neither host:port, port 0 to 65535, nor unix:PATH")
+        self._check_choices()
         for name, low, high in (
             ("reload_every_s", 0, 86_400),
             ("default_budget_ms", 0, 3.6e6),
@@ -81,6 +96,7 @@ class ServiceConfig:
             ("max_waiting_rpcs", 0, 100_000),
             ("explain_workers", 0, 1024),
             ("max_unrecorded_decisions", 1, 10_000_000),
+            ("max_deferred", 0, 1_000_000_000),
             ("drain_s", 0, 3600),
         ):
             value = getattr(self, name)
@@ -96,6 +112,21 @@ class ServiceConfig:
                 f"max_unrecorded_decisions: {self.max_unrecorded_decisions} is less than max_rows_per_request "
                 f"({self.max_rows_per_request}), so that a largest request could never be stored"
             )
+
+    def _check_choices(self) -> None:
+        if self.record not in ("durable", "off"):
+            raise ValueError(f"record: {self.record!r} is neither durable nor off")
+        if self.metrics_listen not in _OFF and (
+            self.metrics_listen.startswith("unix:") or not _is_address(self.metrics_listen)
+        ):
+            raise ValueError(f"metrics_listen: {self.metrics_listen!r} is neither host:port, port 0 to 65535, nor off")
+        if self.traces not in ("off", "otlp"):
+            raise ValueError(f"traces: {self.traces!r} is neither off nor otlp")
+
+    @property
+    def metrics_address(self) -> str | None:
+        """Where metrics are served, ``None`` where they are not."""
+        return None if self.metrics_listen in _OFF else self.metrics_listen
 
     @property
     def kernel_threads(self) -> int:

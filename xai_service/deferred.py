@@ -27,25 +27,57 @@ class DeferredExplainer:
     A decision is explained by the very model file that decided, even if the repository let go of it meanwhile: `hold`
     keeps it until it is no longer needed. One whose model is not here, or whose explanation cannot be recorded, stays
     pending; it is looked at again after `look_again`, and by the next process. None keeps those behind it waiting.
+
+    Attributes:
+        finished: how many explanations it recorded, by what became of them.
     """
 
     def __init__(
-        self, repository: Repository, ledger: Ledger, pool: treeshap.WorkerPool, additivity_tolerance: float
+        self,
+        repository: Repository,
+        ledger: Ledger,
+        pool: treeshap.WorkerPool,
+        additivity_tolerance: float,
+        most: int,
     ) -> None:
         self._repository = repository
         self._ledger = ledger
         self._pool = pool
         self._tolerance = additivity_tolerance
+        self.finished = {ExplanationStatus.COMPLETE: 0, ExplanationStatus.FAILED: 0}
         self._lock = threading.Lock()
+        self._most = most
+        self._waiting = ledger.pending_count()
         self._looked_at = 0  # the ledger's sequence up to which pending decisions were looked at
         self._from_start = False
         # What an earlier process left is of models that are here now, if at all.
         self._held = {entry.snapshot for entry in repository.entries() if entry.snapshot is not None}
 
-    def hold(self, model: ModelSnapshot) -> None:
-        """Keeps a model of which decisions were recorded as pending, until those are explained. Thread-safe."""
+    @property
+    def waiting(self) -> int:
+        """How many explanations are owed."""
+        return self._waiting
+
+    def expect(self, decisions: int, model: ModelSnapshot) -> None:
+        """Takes so many decisions of a model on, before they are recorded, and keeps the model for them. Thread-safe.
+
+        Raises:
+            Overloaded: too many wait already.
+        """
         with self._lock:
+            if self._waiting + decisions > self._most:
+                raise Overloaded(
+                    f"{self._waiting} explanations are deferred and {decisions} more would pass the limit of "
+                    f"{self._most}: allow a larger budget, or send less",
+                    retry_after_s=1.0,
+                )
+            self._waiting += decisions
             self._held.add(model)
+
+    def forget(self, decisions: int) -> None:
+        """Takes note that so many are owed no longer. Thread-safe."""
+        with self._lock:
+            self._waiting -= decisions
 
     def look_again(self) -> None:
         """Has every pending decision looked at again. Thread-safe."""
@@ -85,7 +117,12 @@ class DeferredExplainer:
         for (name, version, sha256), decisions in by_model.items():
             model = self._repository.find(name, version, sha256)
             if model is None:
-                _log.warning("%d explanations stay deferred: %s", len(decisions), self._why_absent(name, version))
+                _log.warning(
+                    "%d explanations stay deferred: %s",
+                    len(decisions),
+                    self._why_absent(name, version),
+                    extra={"model": name},
+                )
                 continue
             try:
                 self._finish(model, decisions)
@@ -118,6 +155,8 @@ class DeferredExplainer:
         else:
             explanations = assemble.complete(attributions, model.base_values, margin, method, self._tolerance)
         if explanations.detail:
-            _log.error("model %s: %s", model.manifest.name, explanations.detail)
+            _log.error("model %s: %s", model.manifest.name, explanations.detail, extra={"model": model.manifest.name})
         for decision, explanation in zip(decisions, split_explanations(explanations, time.time_ns()), strict=True):
-            self._ledger.amend(decision.decision_id, encode_explanation(decision.decision_id, explanation))
+            if self._ledger.amend(decision.decision_id, encode_explanation(decision.decision_id, explanation)):
+                self.forget(1)
+                self.finished[explanation.status] += 1

@@ -1,37 +1,71 @@
-"""Bounded lanes: how much is under way at once, and the explanations that are finished later.
+"""Bounded lanes: how much is under way at once, who is shed when it is too much, and what is finished later.
 
 Three kinds of work, each with its bound: requests under way (`Admission`, in rows), their explanations (the native
 pool, bounded by the admission), and deferred explanations (`DeferredLane`), whose queue is the ledger itself, so that
 none is lost with the process.
+
+An overload shows as waiting. A request that waited for a thread for a quarter of its budget is answered without its
+explanation, which is deferred; one that waited for half of it is refused, since it would be late. Those with a low
+priority, and those of callers who take more than their share, are refused sooner, so that the queue gets no longer than
+the others have patience for.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable
 
 from xai_service.errors import Overloaded, Unavailable, XaiError
 
 _log = logging.getLogger(__name__)
 
+_PATIENCE = 0.5  # of the budget: who waited longer is refused
+_EXPLAINED = 0.25  # of the budget: who waited longer is not explained in time
+_NO_BUDGET_MS = 1000.0  # what counts as the budget of requests without one
+_PRIORITIES = 10
+_REMEMBERED = 256  # requests, to see who takes more than a share
+_MORE_THAN_A_SHARE = 1.5
+
 
 class Admission:
-    """Counts the rows under way in all requests and refuses what would be too many. Thread-safe."""
+    """Counts the rows under way in all requests and refuses what would be too many. Thread-safe.
+
+    Args:
+        max_rows: under way at once.
+    """
 
     def __init__(self, max_rows: int) -> None:
         self._max_rows = max_rows
         self._lock = threading.Lock()
         self._rows = 0
         self._closed = False
+        self._latest: deque[str] = deque(maxlen=_REMEMBERED)
+        self._of_caller: Counter[str] = Counter()
 
-    @contextlib.contextmanager
-    def admit(self, rows: int) -> Iterator[None]:
-        """Holds a place for ``rows`` rows.
+    @property
+    def rows(self) -> int:
+        """Rows under way."""
+        return self._rows
+
+    def enter(
+        self, rows: int, *, caller: str = "", priority: int = 0, waited_ms: float = 0.0, budget_ms: float | None = None
+    ) -> bool:
+        """Takes a place for ``rows`` rows, which `leave` gives back.
+
+        Args:
+            rows: of the request.
+            caller: whose it is.
+            priority: 0, shed last, to 9, shed first.
+            waited_ms: since it was taken from the wire, milliseconds.
+            budget_ms: its budget, milliseconds, ``None`` without one.
+
+        Returns:
+            Whether there is time to explain it now.
 
         Raises:
-            Overloaded: there is none now.
+            Overloaded: there is no place now, or it waited too long.
             Unavailable: closed.
         """
         with self._lock:
@@ -41,17 +75,39 @@ class Admission:
                 raise Overloaded(
                     f"{self._rows} rows are under way and {rows} more would pass the limit of {self._max_rows}"
                 )
+            patience_ms = _PATIENCE * (budget_ms or _NO_BUDGET_MS) * (1 - priority / _PRIORITIES)
+            if waited_ms > patience_ms / 2 and (waited_ms > patience_ms or self._has_more_than_a_share(caller)):
+                raise Overloaded(
+                    f"the request waited {waited_ms:.3g} ms for a thread, too long for its budget and priority: "
+                    "send fewer at a time",
+                    retry_after_s=waited_ms / 1e3,
+                )
             self._rows += rows
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._rows -= rows
+            self._remember(caller)
+        return waited_ms <= _EXPLAINED * (budget_ms or _NO_BUDGET_MS)
+
+    def leave(self, rows: int) -> None:
+        """Gives back the place of ``rows`` rows."""
+        with self._lock:
+            self._rows -= rows
 
     def close(self) -> None:
         """Admits nothing more."""
         with self._lock:
             self._closed = True
+
+    def _remember(self, caller: str) -> None:
+        if len(self._latest) == _REMEMBERED:
+            oldest = self._latest[0]
+            self._of_caller[oldest] -= 1
+            if not self._of_caller[oldest]:
+                del self._of_caller[oldest]
+        self._latest.append(caller)
+        self._of_caller[caller] += 1
+
+    def _has_more_than_a_share(self, caller: str) -> bool:
+        """Whether this caller had more than an equal share and a half of the latest requests that were admitted."""
+        return self._of_caller[caller] * len(self._of_caller) > _MORE_THAN_A_SHARE * len(self._latest)
 
 
 class DeferredLane:

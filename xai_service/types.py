@@ -54,6 +54,7 @@ class PredictCall:
         mode: what it wants of explanations.
         priority: who is shed first in an overload: 0 last, the greatest number first; 0 to 9.
         caller: who calls, as far as the transport knows; requests of one caller share what is fair.
+        arrived_ns: when it was taken from the wire, on the monotonic clock: the budget runs from then; 0: now.
     """
 
     model_name: str
@@ -66,6 +67,7 @@ class PredictCall:
     mode: ExplanationMode = ExplanationMode.COMPLETE_OR_DEFERRED
     priority: int = 0
     caller: str = ""
+    arrived_ns: int = 0
 
     @property
     def strings(self) -> dict[int, tuple[str | None, ...]]:
@@ -91,6 +93,19 @@ class Prediction:
     prediction: Float32Array | None
     started_ns: int
     finished_ns: int
+
+    def rows(self, begin: int, end: int) -> Prediction:
+        """Returns what was answered for some of the rows."""
+        if begin == 0 and end == len(self.margin):
+            return self
+        return Prediction(
+            self.margin[begin:end],
+            None if self.probabilities is None else self.probabilities[begin:end],
+            None if self.labels is None else self.labels[begin:end],
+            None if self.prediction is None else self.prediction[begin:end],
+            self.started_ns,
+            self.finished_ns,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,13 +156,18 @@ class Explanations:
 class Timings:
     """Stages of one request in microseconds, and the budget in force in milliseconds (``None``: no limit).
 
-    Stages that were not measured are ``None``: the explanation's where it was not ready for the reply, and the last two
-    in the decision's record, which is written before they have passed.
+    Stages that were not measured are ``None``: the explanation's where it was not ready for the reply, and in the
+    decision's record those that pass after it is written. ``queue_us`` is the wait for admission; ``arrived_ns`` and
+    ``explain_started_ns`` are `time.monotonic_ns` of the request's arrival and of the kernel's first work on it. These
+    three are for metrics and traces, and not recorded.
     """
 
     predict_us: float
     explain_us: float | None
     overlap_us: float | None
-    budget_ms: float | None
+    budget_ms: float | None = None
     record_us: float | None = None
     total_us: float | None = None
+    queue_us: float | None = None
+    arrived_ns: int | None = None
+    explain_started_ns: int | None = None

@@ -11,6 +11,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "treeshap/additivity.h"
 #include "treeshap/explainer.h"
 #include "treeshap/forest.h"
 #include "treeshap/interactions.h"
@@ -241,6 +242,32 @@ py::array_t<double> base_values(const Plan& plan) {
   return own(std::make_shared<std::vector<double>>(plan.base_values()), {plan.n_outputs()});
 }
 
+using Doubles = py::array_t<double, py::array::c_style>;
+
+// Each row's residual, whether its attributions add up, and whether all do.
+py::tuple check_all(const Doubles& phi, const Doubles& base, const py::array_t<float, py::array::c_style>& margin,
+                    double tolerance) {
+  if (phi.ndim() != 3 || base.ndim() != 1 || margin.ndim() != 2 || margin.shape(0) != phi.shape(0) ||
+      margin.shape(1) != phi.shape(2) || base.shape(0) != phi.shape(2))
+    throw py::value_error(
+        "attributions, base values and margins must be (n, features, outputs), (outputs,), (n, outputs)");
+  const auto n = static_cast<std::size_t>(phi.shape(0)), features = static_cast<std::size_t>(phi.shape(1)),
+             outputs = static_cast<std::size_t>(phi.shape(2));
+  py::array_t<double> residual(phi.shape(0));
+  py::array_t<bool> holds(phi.shape(0));
+  double* const residuals = residual.mutable_data();
+  bool* const each = holds.mutable_data();
+  bool all = true;
+  for (std::size_t i = 0; i < n; ++i) {
+    const Additivity one = check_additivity(phi.data() + i * features * outputs, base.data(),
+                                            margin.data() + i * outputs, features, outputs, tolerance);
+    residuals[i] = one.residual;
+    each[i] = one.holds;
+    all &= one.holds;
+  }
+  return py::make_tuple(std::move(residual), std::move(holds), all);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_treeshap, m) {
@@ -253,6 +280,8 @@ PYBIND11_MODULE(_treeshap, m) {
     for (Isa isa : supported_isas()) names.emplace_back(name_of(isa));
     return names;
   });
+  m.def("check_additivity", &check_all, py::arg("phi").noconvert(), py::arg("base_values").noconvert(),
+        py::arg("margin").noconvert(), py::arg("tolerance"));
 
   py::class_<Forest, std::shared_ptr<Forest>>(m, "Forest")
       .def(py::init([](std::int64_t n_features, std::int64_t n_outputs,

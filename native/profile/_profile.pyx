@@ -231,6 +231,15 @@ cdef class Scan(FeatureStatistics):
         PyMem_Free(self.missing_at)
 
     @property
+    def is_plain(self):
+        """Whether every value is a finite number."""
+        cdef Py_ssize_t j
+        for j in range(self.features):
+            if self.n_missing[j] or self.n_infinite[j]:
+                return False
+        return True
+
+    @property
     def first_infinite(self):
         """(row, feature) of the first infinite value in row-major order, or ``None``."""
         return None if self.infinite_row < 0 else (self.infinite_row, self.infinite_feature)

@@ -42,7 +42,8 @@ def test_health_and_reflection(loan_server):
         reflected = ProtoReflectionDescriptorDatabase(channel)
         assert "xai.v1.DecisionService" in reflected.get_services()
         file = reflected.FindFileContainingSymbol("xai.v1.DecisionService")
-        assert {m.name for m in file.service[0].method} == {"Predict", "GetDecision", "GetExplanation", "ListModels"}
+        methods = {m.name for m in file.service[0].method}
+        assert methods == {"Predict", "PredictStream", "GetDecision", "GetExplanation", "ListModels"}
 
 
 def test_overload_is_refused_with_a_hint_when_to_try_again(loans, loan_repository, tmp_path):

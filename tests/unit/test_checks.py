@@ -30,6 +30,11 @@ def model(names=NAMES, allows_missing=(False, True, False), n_outputs=1, categor
     )
 
 
+def values(rows):
+    """The rows of a call, and its columns, which were not sent."""
+    return np.ascontiguousarray(rows, np.float32), ()
+
+
 def call(rows, feature_names=None):
     return PredictCall("loan", None, np.asarray(rows, np.float32), feature_names)
 
@@ -94,22 +99,22 @@ def test_values(rows, allowed):
     ]
     checked = model(allows_missing=allowed)
     if expected:
-        found = violations(check_values, call(table), checked, profile)
+        found = violations(check_values, *values(table), checked, profile)
         assert [violation.field for violation in found] == [f"input[:, {c}]" for c, _ in expected]
         for violation, (c, text) in zip(found, expected, strict=True):
             assert text in violation.description
             assert repr(NAMES[c]) in violation.description
     else:
-        scan = check_values(call(table), checked, profile)
+        scan = check_values(*values(table), checked, profile)
         assert scan.missing.tolist() == [len(m) for m in missing]
     assert profile.count.tolist() == [0, 0, 0]  # looking leaves no trace; merging is the caller's
 
 
 def test_thousands_of_bad_columns_are_told_in_part():
     names = tuple(f"f{i}" for i in range(5000))
-    request = call(np.full((2, 5000), np.inf))
+    request = values(np.full((2, 5000), np.inf))
     with pytest.raises(InvalidInput) as refused:
-        check_values(request, model(names, [True] * 5000), FeatureProfile(5000))
+        check_values(*request, model(names, [True] * 5000), FeatureProfile(5000))
     assert len(refused.value.violations) == InvalidInput.MAX_VIOLATIONS
     assert "and 4984 more" in str(refused.value)
 
@@ -117,11 +122,11 @@ def test_thousands_of_bad_columns_are_told_in_part():
 def test_codes_of_categories_are_whole_numbers():
     checked, profile = model(allows_missing=[True] * 3, categorical=[0, 2]), FeatureProfile(3)
     whole = [[0, 0.5, np.nan], [-1, 1.5, 7], [3e9, -2.25, -0.0]]
-    assert check_values(call(whole), checked, profile).rows == 3
-    found = violations(check_values, call([*whole, [2.5, 0.5, 1], [-0.5, 0.5, 1e-45]]), checked, profile)
+    assert check_values(*values(whole), checked, profile).rows == 3
+    found = violations(check_values, *values([*whole, [2.5, 0.5, 1], [-0.5, 0.5, 1e-45]]), checked, profile)
     assert [violation.field for violation in found] == ["input[:, 0]", "input[:, 2]"]
     assert "feature 'income' is 2.5 in row 3" in found[0].description
     assert "2 such row(s)" in found[0].description
     assert "in row 4" in found[1].description
     # An infinite code is told once, as infinite.
-    assert len(violations(check_values, call([[np.inf, 0.5, 1]]), checked, profile)) == 1
+    assert len(violations(check_values, *values([[np.inf, 0.5, 1]]), checked, profile)) == 1

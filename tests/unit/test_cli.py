@@ -367,6 +367,7 @@ def served_with(monkeypatch: pytest.MonkeyPatch) -> list[ServiceConfig]:
         on_ready(("127.0.0.1:4321", "unix:/run/xai"))
 
     monkeypatch.setattr(server, "serve", serve)
+    monkeypatch.delenv("XAI_METRICS_LISTEN")  # which is set for tests that start real servers
     return configs
 
 

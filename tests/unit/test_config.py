@@ -15,6 +15,7 @@ from xai_service.cpus import usable_cpus
 FIELDS = {field.name: field for field in dataclasses.fields(ServiceConfig)}
 NUMBERS = [name for name, field in FIELDS.items() if isinstance(field.default, (int, float))]
 ZERO_MEANS_SOMETHING = {
+    "max_deferred",
     "default_budget_ms",
     "reload_every_s",
     "reply_reserve_ms",
@@ -30,7 +31,9 @@ def config(**settings):
 
 
 def test_the_settings_are_all_here():
-    assert set(FIELDS) == {*NUMBERS, "repository", "ledger", "listen", "require_signed"}
+    assert set(FIELDS) == {
+        *NUMBERS, "repository", "ledger", "listen", "metrics_listen", "record", "require_signed", "traces"
+    }  # fmt: skip
     assert all(field.metadata["help"] for field in FIELDS.values())
 
 
@@ -39,6 +42,12 @@ def test_the_settings_are_all_here():
 def test_a_value_out_of_range_is_refused_by_name(name, value):
     with pytest.raises(ValueError, match=f"^{name}: "):
         config(**{name: value})
+
+
+def test_decisions_are_recorded_or_not():
+    assert config().record == "durable"
+    with pytest.raises(ValueError, match=r"^record: 'maybe' is neither"):
+        config(record="maybe")
 
 
 @pytest.mark.parametrize("name", NUMBERS)
@@ -77,6 +86,24 @@ def test_what_is_no_address_is_refused(address):
 def test_no_address_is_refused():
     with pytest.raises(ValueError, match=r"^listen: at least one"):
         config(listen=())
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:8002", "[::1]:0", "0.0.0.0:9100", "off", ""])
+def test_where_metrics_are_served(address):
+    assert config(metrics_listen=address).metrics_address == (address if ":" in address else None)
+
+
+@pytest.mark.parametrize("address", ["unix:/run/xai-metrics", "on", ":8002", "localhost", "localhost:65536"])
+def test_where_metrics_cannot_be_served(address):
+    with pytest.raises(ValueError, match=r"^metrics_listen: .* nor off$"):
+        config(metrics_listen=address)
+
+
+def test_traces_are_off_or_otlp():
+    assert config().traces == "off"
+    assert config(traces="otlp").traces == "otlp"
+    with pytest.raises(ValueError, match=r"^traces: 'jaeger' is neither off nor otlp$"):
+        config(traces="jaeger")
 
 
 def test_a_config_is_frozen():

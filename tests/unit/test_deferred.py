@@ -14,7 +14,7 @@ import pytest
 from xai_service import assemble, treeshap
 from xai_service.decisions import decisions_of, read_decision
 from xai_service.deferred import DeferredExplainer
-from xai_service.errors import InternalError, Unavailable
+from xai_service.errors import InternalError, Overloaded, Unavailable
 from xai_service.ledger.entry import encode_decision
 from xai_service.ledger.ids import new_id, new_ids
 from xai_service.ledger.store import Ledger, NewEntry
@@ -51,7 +51,7 @@ def finish(repository, ledger, pool):
     """Finishes what can be, as one process would, and returns how many batches that took."""
 
     def run(explainer=None, tolerance=1e-5):
-        explainer = explainer or DeferredExplainer(repository, ledger, pool, tolerance)
+        explainer = explainer or DeferredExplainer(repository, ledger, pool, tolerance, 1000)
         batches = 1
         while explainer():
             batches += 1
@@ -129,7 +129,7 @@ def test_what_cannot_be_finished_is_looked_at_once_in_a_process_and_again_in_the
     ids = record(ledger, model, rows[:3])
     with monkeypatch.context() as patched:
         patched.setattr(Repository, "find", lambda *_: None)
-        explainer = DeferredExplainer(repository, ledger, pool, 1e-5)
+        explainer = DeferredExplainer(repository, ledger, pool, 1e-5, 1000)
         finish(explainer)
     finish(explainer)
     assert statuses(ledger, ids) == {DEFERRED}
@@ -143,7 +143,7 @@ def test_what_cannot_be_finished_is_looked_at_once_in_a_process_and_again_in_the
 
 def test_what_waited_for_a_model_is_finished_when_it_comes(repository, ledger, rows, pool, finish, monkeypatch):
     ids = record(ledger, repository.get("loan"), rows[:3])
-    explainer = DeferredExplainer(repository, ledger, pool, 1e-5)
+    explainer = DeferredExplainer(repository, ledger, pool, 1e-5, 1000)
     with monkeypatch.context() as patched:
         patched.setattr(Repository, "find", lambda *_: None)
         finish(explainer)
@@ -159,11 +159,11 @@ def test_a_model_that_is_gone_explains_what_it_decided_and_is_then_let_go(
     folder = tmp_path / "repository"
     shutil.copytree(loan_repository, folder)
     repository = Repository(folder)
-    explainer = DeferredExplainer(repository, ledger, pool, 1e-5)
+    explainer = DeferredExplainer(repository, ledger, pool, 1e-5, 1000)
     assert not explainer()  # what an earlier process left: nothing
     model = repository.get("loan")
     ids = record(ledger, model, rows[:100])
-    explainer.hold(model)
+    explainer.expect(100, model)
     here, amend = weakref.ref(model), ledger.amend
     del model
     shutil.rmtree(folder / "loan")
@@ -218,11 +218,13 @@ def test_a_kernel_failure_is_recorded(repository, ledger, rows, finish, monkeypa
     assert reason in caplog.text
 
 
-def test_attributions_that_do_not_add_up_are_recorded_as_failed(repository, ledger, rows, finish, caplog):
+def test_attributions_that_do_not_add_up_are_recorded_as_failed(repository, ledger, rows, pool, finish, caplog):
     model = repository.get("loan")
+    explainer = DeferredExplainer(repository, ledger, pool, 1e-5)
     right = record(ledger, model, rows[:2])
     (wrong,) = record(ledger, model, rows[2:3], margin=np.array([1e3], np.float32))
-    finish()
+    finish(explainer)
+    assert explainer.finished == {COMPLETE: 2, FAILED: 1}
     assert statuses(ledger, right) == {COMPLETE}
     (explanation,) = explanations(ledger, [wrong])
     assert explanation.status is FAILED
@@ -235,7 +237,7 @@ def test_attributions_that_do_not_add_up_are_recorded_as_failed(repository, ledg
 @pytest.mark.parametrize("stored", [0, 1, 65, 99])
 def test_an_unavailable_ledger_loses_nothing(repository, ledger, rows, pool, finish, monkeypatch, stored):
     ids = record(ledger, repository.get("loan"), rows[:100])
-    explainer, amend, left = DeferredExplainer(repository, ledger, pool, 1e-5), ledger.amend, [stored]
+    explainer, amend, left = DeferredExplainer(repository, ledger, pool, 1e-5, 1000), ledger.amend, [stored]
 
     def full(key, data):
         if not left[0]:
@@ -256,7 +258,7 @@ def test_an_unavailable_ledger_loses_nothing(repository, ledger, rows, pool, fin
 
 def test_a_ledger_that_cannot_be_read_is_tried_again(repository, ledger, rows, pool, finish, monkeypatch):
     ids = record(ledger, repository.get("loan"), rows[:3])
-    explainer, get = DeferredExplainer(repository, ledger, pool, 1e-5), ledger.get
+    explainer, get = DeferredExplainer(repository, ledger, pool, 1e-5, 1000), ledger.get
 
     def unreadable(_key):
         raise Unavailable("the ledger cannot be read")
@@ -287,3 +289,17 @@ def test_an_explanation_that_cannot_be_recorded_does_not_keep_those_behind_it(
     assert statuses(ledger, behind) == {COMPLETE}
     assert statuses(ledger, poison[:1]) == {DEFERRED}
     assert "contradicts itself" in caplog.text
+
+
+def test_so_many_may_wait_and_no_more(repository, ledger, rows, pool, finish):
+    model = repository.get("loan")
+    record(ledger, model, rows[:3])
+    explainer = DeferredExplainer(repository, ledger, pool, 1e-5, 5)
+    assert explainer.waiting == 3  # what an earlier process left
+    explainer.expect(2, model)
+    with pytest.raises(Overloaded, match="5 explanations are deferred and 1 more"):
+        explainer.expect(1, model)
+    explainer.forget(2)  # they could not be recorded
+    finish(explainer)
+    assert explainer.waiting == 0
+    explainer.expect(5, model)

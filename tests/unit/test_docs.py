@@ -47,11 +47,12 @@ def test_every_setting_is_documented_as_it_is():
     assert documented == expected
 
 
-def test_the_log_level_is_documented_as_it_is():
-    (option,) = (p for p in main.commands["serve"].params if p.name == "log_level")
+@pytest.mark.parametrize("name", ["log_level", "log_format"])
+def test_how_to_log_is_documented_as_it_is(name):
+    (option,) = (p for p in main.commands["serve"].params if p.name == name)
     section = OPERATIONS.split("## Logs")[1].split("\n## ")[0]
     assert f"`{option.opts[0]}` (`{option.envvar}`)" in section
-    assert all(f"`{level}`" in section for level in option.type.choices)
+    assert all(f"`{choice}`" in section for choice in option.type.choices)
     assert f"`{option.default}` (the default)" in section
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,16 @@ from hypothesis import strategies as st
 
 from xai_service.errors import Overloaded, Unavailable
 from xai_service.lanes import Admission, DeferredLane, wait_until
+
+
+@contextlib.contextmanager
+def admitted(admission, rows):
+    admission.enter(rows)
+    try:
+        yield
+    finally:
+        admission.leave(rows)
+
 
 LONG_S = 60  # only waited out when a test fails
 
@@ -29,7 +40,7 @@ def test_admission_never_passes_its_bound_and_ends_empty():
         for i in range(300):
             rows = 1 + (seed * 7 + i) % 6
             try:
-                with admission.admit(rows):
+                with admitted(admission, rows):
                     with lock:
                         inside += rows
                         peak = max(peak, inside)
@@ -48,30 +59,80 @@ def test_admission_never_passes_its_bound_and_ends_empty():
         list(threads.map(caller, range(8)))
     assert 0 < peak <= 10
     assert refused > 0
-    with admission.admit(10):  # whatever was raised inside, every place is free again
+    with admitted(admission, 10):  # whatever was raised inside, every place is free again
         pass
 
 
 def test_admission_is_exact_at_its_bound():
     admission = Admission(10)
     told = "10 rows are under way and 1 more would pass the limit of 10"
-    with admission.admit(4), admission.admit(6), pytest.raises(Overloaded, match=told):
-        admission.admit(1).__enter__()
-    with admission.admit(4), pytest.raises(Overloaded):
-        admission.admit(7).__enter__()
+    with admitted(admission, 4), admitted(admission, 6), pytest.raises(Overloaded, match=told):
+        admission.enter(1)
+    with admitted(admission, 4), pytest.raises(Overloaded):
+        admission.enter(7)
+    assert admission.rows == 0
+    with admitted(admission, 4), admitted(admission, 3):
+        assert admission.rows == 7
     with pytest.raises(Overloaded):
-        admission.admit(11).__enter__()
+        admission.enter(11)
 
 
 def test_a_closed_admission_lets_those_inside_out_and_nobody_in():
     admission = Admission(10)
-    with admission.admit(5):
+    with admitted(admission, 5):
         admission.close()
         with pytest.raises(Unavailable, match="shutting down"):
-            admission.admit(1).__enter__()
+            admission.enter(1)
     admission.close()
     with pytest.raises(Unavailable):
-        admission.admit(1).__enter__()
+        admission.enter(1)
+
+
+def test_a_request_that_waited_is_not_explained_and_then_refused():
+    admission = Admission(10)
+    waited = {0.0: True, 4.9: True, 5.1: False, 9.9: False}
+    for waited_ms, explained in waited.items():
+        assert admission.enter(1, waited_ms=waited_ms, budget_ms=20) is explained
+    with pytest.raises(Overloaded, match="too long for its budget") as refused:
+        admission.enter(1, waited_ms=10.1, budget_ms=20)
+    assert refused.value.retry_after_s == pytest.approx(0.0101)
+    assert admission.enter(1, waited_ms=240)  # without a budget as with one of a second
+    with pytest.raises(Overloaded):
+        admission.enter(1, waited_ms=510)
+    assert admission._rows == 5
+
+
+@given(st.integers(0, 9), st.integers(0, 9), st.floats(0, 12))
+def test_who_has_a_lower_priority_is_shed_sooner(one, other, waited_ms):
+    def is_taken(priority):
+        try:
+            Admission(10).enter(1, priority=priority, waited_ms=waited_ms, budget_ms=20)
+        except Overloaded:
+            return False
+        return True
+
+    assert is_taken(min(one, other)) >= is_taken(max(one, other))
+
+
+def test_a_caller_who_takes_more_than_a_share_is_shed_sooner():
+    admission = Admission(10_000)
+    for i in range(400):
+        admission.enter(1, caller="flood" if i % 4 else f"small {i % 8}")
+    for _ in range(3):
+        admission.enter(1, caller="small 0", waited_ms=6, budget_ms=20)
+        with pytest.raises(Overloaded):
+            admission.enter(1, caller="flood", waited_ms=6, budget_ms=20)
+    for _ in range(600):  # once it has been quiet for a while, it is as good as any
+        admission.enter(1, caller="small 0")
+        admission.enter(1, caller="small 4")
+    admission.enter(1, caller="flood", waited_ms=6, budget_ms=20)
+    assert len(admission._of_caller) == 3  # who has gone is not remembered
+
+
+def test_a_single_caller_has_no_share_to_keep_to():
+    admission = Admission(10_000)
+    for _ in range(300):
+        admission.enter(1, caller="only", waited_ms=9, budget_ms=20)
 
 
 @pytest.fixture

@@ -13,11 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from xai_service import overlap
 from xai_service.budget import Deadline
 from xai_service.config import ServiceConfig
 from xai_service.errors import BudgetExhausted, InternalError, InvalidInput, ModelNotFound, Overloaded, Unavailable
 from xai_service.ledger.store import Ledger
-from xai_service.model.costs import Costs
+from xai_service.model.costs import Costs, Order
 from xai_service.model.repository import Repository
 from xai_service.model.snapshot import ModelSnapshot
 from xai_service.service import ExplainService
@@ -35,6 +36,13 @@ def repository(loan_repository):
 @pytest.fixture(scope="module")
 def rows(loans):
     return loans.held_out.to_numpy(np.float32)
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch):
+    """Explained by the kernel's workers while the prediction runs; tests/unit/test_overlap.py has the other order."""
+    monkeypatch.setattr(Order, "in_turn", lambda _: False)
+    monkeypatch.setattr(overlap, "usable_cpus", lambda: 2)
 
 
 @pytest.fixture
@@ -250,8 +258,10 @@ def test_only_accepted_rows_are_profiled(make, rows):
             service.predict(call)
         assert profiled(service) == 0
     service.predict(ask(rows[:4]))
-    with service._admission.admit(3), pytest.raises(Overloaded):
+    service._admission.enter(3)
+    with pytest.raises(Overloaded):
         service.predict(ask(rows[:3]))
+    service._admission.leave(3)
     assert profiled(service) == 4
     idle_with(service, 4)
 
@@ -360,7 +370,7 @@ def test_a_wrong_estimate_is_found_out(make, rows, monkeypatch, begun):
 def test_explanations_awaited_in_vain_teach_to_put_them_off(make, rows, monkeypatch, begun):
     service = make(reply_reserve_ms=0.0)
     reckon(monkeypatch, explain_us=10.0)
-    monkeypatch.setattr("xai_service.service.wait_until", lambda _wait, _remaining: threading.Event().wait(0.002))
+    monkeypatch.setattr("xai_service.overlap.wait_until", lambda _wait, _remaining: threading.Event().wait(0.002))
     details = [service.predict(ask(rows[:1], latency_budget_ms=100.0)).explanations.detail for _ in range(100)]
     assert details[0].startswith("not ready within")
     assert set(details) == {details[0]}  # 2 ms is all that they are known to take, and there are 100

@@ -72,7 +72,8 @@ def run(out: Path, applicants: int, *, as_json: bool = False) -> None:
     bundle = _pack(booster, train, out / "models", card(quality["held_out_auc"], len(held_out)))
     say(f"  pack    {bundle}, proven equal to XGBoost, in {time.monotonic() - clock:.1f} s")
 
-    options = ["--repository", str(out / "models"), "--ledger", str(out / "ledger.sqlite"), "--listen", "127.0.0.1:0"]
+    options = ["--repository", str(out / "models"), "--ledger", str(out / "ledger.sqlite")]
+    options += ["--listen", "127.0.0.1:0", "--metrics-listen", "off"]
     with running(options) as server, Client(server.target) as client:
         say(f"  serve   {server.target}, process {server.pid}, ready after {server.ready_after_s:.1f} s\n")
         told = [

@@ -15,12 +15,14 @@ from __future__ import annotations
 import functools
 import sqlite3
 import threading
+import time
 import uuid
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from xai_service.errors import DecisionNotFound, InternalError, Overloaded, Unavailable, XaiError
+from xai_service.histogram import Histogram, one_two_five
 from xai_service.ledger.file import DECISION, EXPLANATION, LedgerFile
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ _GROUP = 256
 # Rows in one INSERT. Each statement gives up the GIL and has to win it back, at worst 5 ms under load: a group of 64
 # in one statement is several times faster than row by row.
 _ROWS = 64
+_COMMIT_BOUNDS_US = one_two_five(2, 7)
+_COMMIT_BOUNDS_ENTRIES = tuple(float(2**power) for power in range(15))
 
 # The kinds stand as literals (1: DECISION, 2: EXPLANATION), or SQLite could not use their partial indexes.
 _FIND = "SELECT sequence FROM entries WHERE decision_id = ? AND kind = 1"
@@ -106,6 +110,10 @@ class Ledger:
             (SQLite's) and ``.lock``.
         max_queued_entries: entries that may wait to become durable, ≥ 1; also the most that one call may bring.
 
+    Attributes:
+        commit_us: what commits took, in microseconds, the failed ones too. Written by one thread; read a copy.
+        commit_entries: how many entries each had. Likewise.
+
     Raises:
         Unavailable: see `LedgerFile`.
     """
@@ -119,6 +127,8 @@ class Ledger:
         # Entries in the queue, and in the transaction under way; the bound is on their sum.
         self._queued = 0
         self._in_flight = 0
+        self.commit_us = Histogram(_COMMIT_BOUNDS_US)
+        self.commit_entries = Histogram(_COMMIT_BOUNDS_ENTRIES)
         # Number of the last committed entry; None: ask the file, because it is new to us or a transaction failed.
         self._last: int | None = None
         # A daemon, so that a program which forgets close() can end: what it was told is stored is stored.
@@ -186,6 +196,20 @@ class Ledger:
         ((count,),) = self._read(_COUNT)
         return int(count)
 
+    @property
+    def queued(self) -> int:
+        """Entries that wait to become durable, or are just becoming so."""
+        return self._queued + self._in_flight
+
+    def last_sequence(self) -> int:
+        """The number of the last committed entry, which is how many there are.
+
+        Raises:
+            Unavailable: closed, or the file cannot be read.
+        """
+        ((last,),) = self._read("SELECT coalesce(max(sequence), 0) FROM entries")
+        return int(last)
+
     def close(self) -> None:
         """Store what was accepted, answer its callers, and let go of the file. Idempotent; other calls then raise."""
         with self._changed:
@@ -231,7 +255,10 @@ class Ledger:
 
     def _write(self) -> None:
         while group := self._take():
+            entries, started_ns = self._in_flight, time.monotonic_ns()
             answers = self._settle(group)
+            self.commit_us.observe((time.monotonic_ns() - started_ns) / 1e3)
+            self.commit_entries.observe(entries)
             # First, for a caller that was answered may come again at once.
             self._in_flight = 0
             for call, answer in zip(group, answers, strict=True):

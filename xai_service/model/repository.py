@@ -139,6 +139,14 @@ class Repository:
             raise type(entry.error)(f"model {name!r} version {entry.version!r} cannot be served: {entry.error}")
         return entry.snapshot
 
+    def identify(self, name: str, version: str | None = None) -> tuple[str, str] | None:
+        """Returns name and version of what `get` means by the same, servable or not; ``None`` without any."""
+        view = self._view
+        if name not in view.models:
+            return None
+        entry = view.default[name] if version is None else view.models[name].get(version)
+        return None if entry is None else (entry.name, entry.version)
+
     def find(self, name: str, version: str, sha256: bytes) -> ModelSnapshot | None:
         """Returns the snapshot of this very model file, even of a version that is gone, while anyone holds it."""
         return self._alive.get((name, version, sha256))
@@ -159,7 +167,7 @@ class Repository:
             found = self._find()
             gone = self._known.keys() - found.keys()
             for key in gone:
-                _log.info("model %s version %s is gone", *key)
+                _log.info("model %s version %s is gone", *key, extra={"model": key[0]})
                 del self._known[key]
             if gone:
                 self._publish()
@@ -234,10 +242,12 @@ class Repository:
             entry = ModelEntry(name, version, None, error)
             if before is None or str(before.entry.error) != str(error):
                 bug = None if isinstance(failure, (ModelError, OSError)) else failure
-                _log.warning("model %s version %s is not served: %s", name, version, error, exc_info=bug)
+                _log.warning(
+                    "model %s version %s is not served: %s", name, version, error, exc_info=bug, extra={"model": name}
+                )
             return _Known(entry, stamp if _is_of_the_files(failure) else stamp.unsettled(), None)
         self._alive[name, version, snapshot.sha256] = snapshot
-        _log.info("model %s version %s is ready%s", name, version, _signed(bundle.signed_by))
+        _log.info("model %s version %s is ready%s", name, version, _signed(bundle.signed_by), extra={"model": name})
         entry = ModelEntry(name, version, snapshot, None, bundle.signed_by, time.time_ns())
         return _Known(entry, stamp, bundle.manifest_sha256)
 
@@ -259,9 +269,14 @@ class Repository:
         text = problem and f"its files changed, and it goes on serving as it was loaded: {problem}"
         if text != (None if entry.error is None else str(entry.error)):
             if text:
-                _log.warning("model %s version %s: %s", entry.name, entry.version, text)
+                _log.warning("model %s version %s: %s", entry.name, entry.version, text, extra={"model": entry.name})
             else:
-                _log.info("model %s version %s: its files are as they were loaded again", entry.name, entry.version)
+                _log.info(
+                    "model %s version %s: its files are as they were loaded again",
+                    entry.name,
+                    entry.version,
+                    extra={"model": entry.name},
+                )
         error_now = None if text is None else BundleMismatch(text)
         return replace(before, entry=replace(entry, error=error_now, signed_by=signed_by), stamp=stamp)
 

@@ -77,6 +77,8 @@ class OrtPredictor:
         except Exception as error:  # onnxruntime raises classes of its own, without a common base
             raise InvalidModel(f"ONNX Runtime refuses the model: {error}") from error
         self._outputs = ("margin", *outputs)
+        named = ("probabilities", "label", "prediction")
+        self._places = [self._outputs.index(name) if name in self._outputs else None for name in named]
         self._probe(n_features, classes)
 
     def predict(self, rows: Float32Array) -> Prediction:
@@ -88,15 +90,8 @@ class OrtPredictor:
         started = time.monotonic_ns()
         values = self._session.run(self._outputs, {self._input: rows})
         finished = time.monotonic_ns()
-        named = dict(zip(self._outputs, values, strict=True))
-        return Prediction(
-            margin=named["margin"],
-            probabilities=named.get("probabilities"),
-            labels=named.get("label"),
-            prediction=named.get("prediction"),
-            started_ns=started,
-            finished_ns=finished,
-        )
+        probabilities, labels, prediction = (None if at is None else values[at] for at in self._places)
+        return Prediction(values[0], probabilities, labels, prediction, started, finished)
 
     def _probe(self, n_features: int, classes: int) -> None:
         """Runs a few rows: declared shapes are the file's own claim, what comes out is not."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,8 @@ from xai_service.treeshap import (
     method_for,
 )
 from xai_service.types import Float32Array, Float64Array, Int64Array, Method, Prediction
+
+_SMALL_BATCH = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -52,6 +54,7 @@ class ModelSnapshot:
     _predictor: OrtPredictor
     _explainer: PathDependentExplainer | InterventionalPlan
     _n_trees: int
+    _methods: dict[int, Method] = field(default_factory=dict)  # of small batches, which are asked for again and again
 
     @classmethod
     def load(cls, folder: Path) -> ModelSnapshot:
@@ -107,7 +110,12 @@ class ModelSnapshot:
 
     def method_for(self, rows: int) -> Method:
         """Returns how the attributions of a batch of so many rows are computed."""
-        return method_for(self._explainer, self._n_trees, rows)
+        method = self._methods.get(rows)
+        if method is None:
+            method = method_for(self._explainer, self._n_trees, rows)
+            if rows <= _SMALL_BATCH:
+                self._methods[rows] = method
+        return method
 
     def predict(self, rows: Float32Array) -> Prediction:
         """Returns ONNX Runtime's answer for float32 (n, features) rows, n ≥ 1. Drops the GIL."""
@@ -118,6 +126,10 @@ class ModelSnapshot:
     ) -> _treeshap.ExplainJob:
         """Queues the rows' attributions on ``pool``, behind all live work when ``deferred``, and returns at once."""
         return self._explainer.submit(pool, rows, deferred=deferred)
+
+    def explain_here(self, rows: Float32Array) -> Float64Array:
+        """Returns the rows' attributions, float64 (n, features, outputs), computed by the calling thread."""
+        return self._explainer.explain(rows)
 
 
 def _explainer_of(bundle: Bundle, forest: _treeshap.Forest) -> PathDependentExplainer | InterventionalPlan:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import uuid
+import weakref
 from typing import Any
 
 import numpy as np
+from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 from numpy.typing import NDArray
 
+from xai_service import _wire
 from xai_service.errors import FieldViolation, InvalidInput
 from xai_service.ledger.entry import Decision, Explanation
 from xai_service.model.repository import ModelEntry
+from xai_service.model.snapshot import ModelSnapshot
 from xai_service.service import PredictReply
 from xai_service.types import ExplanationMode, ExplanationStatus, Float32Array, Method, PredictCall, Timings
 from xai_service.wire.columns import from_columns
@@ -26,7 +31,7 @@ STATUSES = {
     ExplanationStatus.FAILED: pb.EXPLANATION_STATUS_FAILED,
     ExplanationStatus.NOT_REQUESTED: pb.EXPLANATION_STATUS_NOT_REQUESTED,
 }
-MODES = {
+MODES: dict[int, ExplanationMode] = {
     pb.EXPLANATION_MODE_UNSPECIFIED: ExplanationMode.COMPLETE_OR_DEFERRED,
     pb.EXPLANATION_MODE_NONE: ExplanationMode.NONE,
     pb.EXPLANATION_MODE_COMPLETE_OR_DEFERRED: ExplanationMode.COMPLETE_OR_DEFERRED,
@@ -35,8 +40,13 @@ MODES = {
 _LOWEST_PRIORITY = 9
 
 
-def decode_predict(request: pb.PredictRequest, time_remaining_s: float | None) -> PredictCall:
+def decode_predict(request: pb.PredictRequest, time_remaining_s: float | None, arrived_ns: int = 0) -> PredictCall:
     """Returns the call that a request holds.
+
+    Args:
+        request: untrusted.
+        time_remaining_s: of the transport's deadline, ``None`` without one.
+        arrived_ns: when it was taken from the wire, on the monotonic clock; 0: now.
 
     Raises:
         InvalidInput: no model name, or an input that is not a float matrix of the size it claims, or columns that are
@@ -59,7 +69,37 @@ def decode_predict(request: pb.PredictRequest, time_remaining_s: float | None) -
         time_remaining_s=time_remaining_s,
         mode=MODES[request.explanation_mode],
         priority=request.priority,
+        arrived_ns=arrived_ns,
     )
+
+
+def read_predict(message: bytes, time_remaining_s: float | None, arrived_ns: int = 0) -> PredictCall:
+    """Returns the call that an encoded request holds; see `decode_predict`.
+
+    Raises:
+        InvalidInput: as `decode_predict`, or the bytes are no request.
+    """
+    usual = _wire.read_predict(message)
+    if usual is not None:
+        name, version, rows, budget_ms, mode, priority = usual
+        if name and mode in MODES and priority <= _LOWEST_PRIORITY:
+            return PredictCall(
+                name, version or None, rows, None, budget_ms, time_remaining_s, (), MODES[mode], priority
+            )
+    try:
+        request = pb.PredictRequest.FromString(message)
+    except DecodeError as error:
+        raise InvalidInput(FieldViolation("", f"the bytes are no PredictRequest: {error}")) from None
+    return decode_predict(request, time_remaining_s, arrived_ns)
+
+
+def named_in(message: bytes) -> tuple[str, str | None]:
+    """Returns the model and version that an encoded request names, as far as it can be read."""
+    try:
+        request = pb.PredictRequest.FromString(message)
+    except DecodeError:
+        return "", None
+    return request.model_name, request.model_version or None
 
 
 def _rows(request: pb.PredictRequest) -> Float32Array:
@@ -113,6 +153,66 @@ def encode_predict(reply: PredictReply) -> pb.PredictResponse:
         ),
         timings=_timings(reply.timings),
     )
+
+
+def write_predict(reply: PredictReply) -> bytes:
+    """Returns the encoded response to one request: `encode_predict`, without the objects in between."""
+    prediction, explanations, timings = reply.prediction, reply.explanations, reply.timings
+    n = len(reply.decision_ids)
+    return _parts(reply.model).write(
+        0,
+        n,
+        b"".join([one.bytes for one in reply.decision_ids]),
+        prediction.margin,
+        prediction.probabilities,
+        prediction.labels,
+        prediction.prediction,
+        _status_bytes(explanations.statuses),
+        explanations.phi,
+        explanations.residual,
+        explanations.detail.encode(),
+        _encoded_method(explanations.method),
+        timings.predict_us,
+        _or_nan(timings.explain_us),
+        _or_nan(timings.overlap_us),
+        _or_nan(timings.record_us),
+        _or_nan(timings.total_us),
+        timings.budget_ms or 0.0,
+    )
+
+
+def _status_bytes(statuses: tuple[ExplanationStatus, ...]) -> bytes:
+    # Comparing an enumeration's values is cheap, hashing them is not.
+    first = STATUSES[statuses[0]] if statuses else 0
+    if statuses.count(statuses[0]) == len(statuses):
+        return bytes((first,)) * len(statuses)
+    return bytes(STATUSES[status] for status in statuses)
+
+
+_parts_of: weakref.WeakKeyDictionary[ModelSnapshot, _wire.ReplyParts] = weakref.WeakKeyDictionary()
+
+
+def _parts(model: ModelSnapshot) -> _wire.ReplyParts:
+    parts = _parts_of.get(model)
+    if parts is None:
+        manifest = model.manifest
+        head = pb.PredictResponse(
+            model_name=manifest.name, model_version=manifest.version, model_sha256=model.sha256.hex()
+        )
+        names = pb.PredictResponse(classes=manifest.classes, feature_names=model.feature_names)
+        base = pb.Explanations(base_values=to_tensor(model.base_values))
+        parts = _wire.ReplyParts(head.SerializeToString(), names.SerializeToString(), base.SerializeToString())
+        _parts_of[model] = parts
+    return parts
+
+
+@functools.lru_cache(maxsize=256)
+def _encoded_method(method: Method) -> bytes:
+    return _method(method).SerializeToString()
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def encode_decision(decision: Decision, explanation: Explanation) -> pb.Decision:

@@ -11,7 +11,7 @@ import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -20,66 +20,22 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from xai_service.config import ServiceConfig
 from xai_service.errors import Unavailable
 from xai_service.ledger.store import Ledger
+from xai_service.metrics.families import families
+from xai_service.metrics.http import MetricsServer
+from xai_service.metrics.text import render
 from xai_service.model.repository import Repository
 from xai_service.service import ExplainService
-from xai_service.wire import codec, health
-from xai_service.wire.gen.xai.v1 import decision_service_pb2 as pb
-from xai_service.wire.gen.xai.v1 import decision_service_pb2_grpc as pb_grpc
-from xai_service.wire.status import to_status
+from xai_service.wire import health
+from xai_service.wire.handlers import SERVICE_NAME, Handlers, decision_methods
+from xai_service.wire.pool import LightPool
 
 _log = logging.getLogger(__name__)
 
-SERVICE_NAME = pb.DESCRIPTOR.services_by_name["DecisionService"].full_name
 _MIB = 1 << 20
 # A caller that fell silent amid a call, maybe amid a message that a thread waits for, is found out by pings. gRPC would
 # send the first after two hours.
 _PING_AFTER_MS = 30_000
 _PING_TIMEOUT_MS = 20_000
-_Response = TypeVar("_Response")
-
-
-class _Servicer(pb_grpc.DecisionServiceServicer):
-    """Each method: decode, call, encode. `_answer` turns any error into a status."""
-
-    def __init__(self, service: ExplainService) -> None:
-        self._service = service
-
-    def Predict(self, request: pb.PredictRequest, context: Any) -> pb.PredictResponse:  # noqa: N802 (gRPC's names)
-        def answer() -> pb.PredictResponse:
-            call = codec.decode_predict(request, codec.time_remaining(context.time_remaining()))
-            return codec.encode_predict(self._service.predict(call))
-
-        return _answer(context, answer)
-
-    def GetDecision(self, request: pb.GetDecisionRequest, context: Any) -> pb.GetDecisionResponse:  # noqa: N802
-        def answer() -> pb.GetDecisionResponse:
-            decision, explanation = self._service.decision(codec.decode_decision_id(request.decision_id))
-            return pb.GetDecisionResponse(decision=codec.encode_decision(decision, explanation))
-
-        return _answer(context, answer)
-
-    def GetExplanation(self, request: pb.GetExplanationRequest, context: Any) -> pb.GetExplanationResponse:  # noqa: N802
-        def answer() -> pb.GetExplanationResponse:
-            decision, explanation = self._service.decision(codec.decode_decision_id(request.decision_id))
-            return pb.GetExplanationResponse(
-                decision_id=str(decision.decision_id), explanation=codec.encode_explanation(explanation)
-            )
-
-        return _answer(context, answer)
-
-    def ListModels(self, request: pb.ListModelsRequest, context: Any) -> pb.ListModelsResponse:  # noqa: ARG002, N802
-        def answer() -> pb.ListModelsResponse:
-            return pb.ListModelsResponse(models=[codec.encode_model(entry) for entry in self._service.models()])
-
-        return _answer(context, answer)
-
-
-def _answer(context: Any, answer: Callable[[], _Response]) -> _Response:
-    try:
-        return answer()
-    except Exception as error:
-        context.abort_with_status(to_status(error))
-        raise  # abort raises; this tells the type checker so
 
 
 class _Reflection(reflection.ReflectionServicer):  # type: ignore[misc]  # no types there
@@ -100,6 +56,10 @@ class Server:
         config: its settings.
         service: what it serves; started by `start`, closed by `stop`.
 
+    Attributes:
+        addresses: where it listens, ports resolved.
+        metrics_address: likewise for metrics; ``None`` without.
+
     Raises:
         Unavailable: an address cannot be listened on.
     """
@@ -117,18 +77,20 @@ class Server:
             ("grpc.keepalive_time_ms", _PING_AFTER_MS),
             ("grpc.http2.ping_timeout_ms", _PING_TIMEOUT_MS),
         ]
+        self._pool = LightPool(config.rpc_threads, config.max_waiting_rpcs)
         self._server = grpc.server(
-            ThreadPoolExecutor(config.rpc_threads, thread_name_prefix="xai-rpc"),
-            maximum_concurrent_rpcs=config.rpc_threads + config.max_waiting_rpcs,
-            options=options,
-        )
-        pb_grpc.add_DecisionServiceServicer_to_server(  # type: ignore[no-untyped-call]  # generated code
-            _Servicer(service), self._server
+            self._pool, handlers=[Handlers(self._pool, decision_methods(service, self._pool))], options=options
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(_Reflection(names), self._server)
         self.addresses = tuple(self._listen(address) for address in config.listen)
+        self._metrics = (
+            None
+            if config.metrics_address is None
+            else MetricsServer(config.metrics_address, lambda: render(families(service)))
+        )
+        self.metrics_address = None if self._metrics is None else self._metrics.address
 
     def _listen(self, address: str) -> str:
         try:
@@ -145,11 +107,16 @@ class Server:
         for name in ("", SERVICE_NAME):
             self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         self._server.start()
+        if self._metrics is not None:
+            self._metrics.start()
 
     def stop(self) -> None:
         """Says NOT_SERVING, takes no new request, lets those under way end, closes the service."""
         self._health.enter_graceful_shutdown()
         self._server.stop(self._config.drain_s).wait()
+        self._pool.close()
+        if self._metrics is not None:
+            self._metrics.close()
         self._service.close()
 
 
@@ -196,6 +163,8 @@ def serve(config: ServiceConfig, on_ready: Callable[[tuple[str, ...]], None] | N
     signal.signal(signal.SIGHUP, lambda *_: service.reload())
     try:
         _log.info("listening on %s", ", ".join(server.addresses))
+        if server.metrics_address is not None:
+            _log.info("metrics at http://%s/metrics", server.metrics_address)
         if on_ready is not None:
             on_ready(server.addresses)
         wanted.wait()

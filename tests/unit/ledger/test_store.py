@@ -151,12 +151,17 @@ def test_callers_that_wait_together_are_committed_together(ledger: Ledger, monke
         with stalled(ledger):
             calls = [pool.submit(ledger.append, entries(2)) for _ in range(16)]
             until(lambda: load(ledger) == 32)
+            assert ledger.queued == 32
         for call in calls:
             call.result()
     # Who came first went alone; all the others gathered meanwhile.
     assert sum(groups) == 16
     assert len(groups) <= 2
-    assert ledger.count() == 32
+    assert ledger.count() == ledger.last_sequence() == 32
+    until(lambda: ledger.queued == 0)
+    assert ledger.commit_entries.sum == 32
+    assert ledger.commit_entries.count == ledger.commit_us.count == len(groups)
+    assert ledger.commit_us.sum > 0
 
 
 def test_a_call_at_fault_does_not_harm_its_neighbours(ledger: Ledger) -> None:

@@ -74,6 +74,9 @@ def test_what_is_not_there_is_named(regression: onnx.ModelProto, write_bundle: C
     repository = Repository(write_bundle(regression, "loan", "2").parents[1])
     with pytest.raises(ModelNotFound, match="no model is named 'lone'; there are: 'loan'"):
         repository.get("lone")
+    assert repository.identify("lone") is None
+    assert repository.identify("loan", "1") is None
+    assert repository.identify("loan", "2") == ("loan", "2")
     for version in ("1", "02", "", "../2", "2/"):
         with pytest.raises(ModelNotFound, match=r"has no version .*; there are: '2'"):
             repository.get("loan", version)
@@ -100,6 +103,8 @@ def test_a_broken_bundle_stops_no_other(
     with pytest.raises(BundleMismatch, match="version '3' cannot be served"):
         repository.get("loan", "3")
     assert repository.get("loan").manifest.version == "1"  # a bad push does not take the model down
+    assert repository.identify("loan") == ("loan", "1")
+    assert repository.identify("loan", "2") == ("loan", "2")  # it is there, if not served
     (damaged.parents[1] / "ill" / "1").mkdir(parents=True)
     (damaged.parents[1] / "ill" / "2").mkdir()
     with pytest.raises(BundleMismatch, match="model 'ill' version '2' cannot be served"):

@@ -1,0 +1,103 @@
+"""Every call is run, in order; what may wait is bounded and learnt."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from xai_service.wire.pool import LightPool
+
+LONG_S = 60  # only waited out when a test fails
+
+
+@pytest.fixture
+def make():
+    made = []
+
+    def pool(threads, max_waiting):
+        made.append(LightPool(threads, max_waiting))
+        return made[-1]
+
+    yield pool
+    for one in made:
+        one.close()
+
+
+def test_calls_are_run_in_the_order_submitted(make):
+    pool, seen = make(1, 10), []
+    for i in range(100):
+        pool.submit(lambda i, j: seen.append((i, j)), i, -i)
+    pool.close()
+    assert seen == [(i, -i) for i in range(100)]
+
+
+def test_a_call_that_raises_takes_no_thread_with_it(make, caplog):
+    pool, done = make(1, 10), threading.Event()
+
+    def fail():
+        raise SystemExit("as some library might")
+
+    pool.submit(fail)
+    pool.submit(done.set)
+    assert done.wait(LONG_S)
+    assert "as some library might" in caplog.text
+
+
+def test_there_is_room_for_so_many(make):
+    pool, go = make(2, 3), threading.Event()
+    for i in range(5):
+        assert pool.has_room(), i
+        pool.submit(go.wait, LONG_S)
+    assert pool.waiting == 3
+    assert not pool.has_room()
+    go.set()
+    pool.close()
+    assert pool.has_room()
+    assert pool.waiting == 0
+
+
+def test_who_finds_calls_late_makes_the_queue_shorter_and_it_grows_again(make):
+    pool, go = make(1, 64), threading.Event()
+    for _ in range(41):
+        pool.submit(go.wait, LONG_S)
+    pool.note_late()
+    assert not pool.has_room()  # 40 wait, and 20 may
+    pool.note_late()
+    go.set()
+    pool.close()
+    for _ in range(64):
+        pool.note_late()
+    assert pool.has_room()  # there is always room for what a thread takes at once
+    for _ in range(4 * 64):
+        pool.note_in_time()
+    assert pool._limit == 64
+
+
+def test_a_thread_knows_when_its_call_came(make):
+    pool, found = make(1, 10), []
+    before = time.monotonic_ns()
+    pool.submit(time.sleep, 0.02)
+    pool.submit(lambda: found.append((pool.arrived_ns(), time.monotonic_ns())))
+    after = time.monotonic_ns()
+    pool.close()
+    ((arrived, worked_on),) = found
+    assert before <= arrived <= after
+    assert worked_on - arrived >= 10_000_000
+    assert pool.arrived_ns() == 0  # of no call of its
+
+
+def test_no_call_is_lost_among_threads(make):
+    pool, lock, count = make(4, 10_000), threading.Lock(), [0]
+
+    def one():
+        with lock:
+            count[0] += 1
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda _: [pool.submit(one) for _ in range(500)], range(4)))
+    pool.close()
+    assert count == [2000]
+    assert pool._under_way == 0

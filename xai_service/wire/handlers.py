@@ -1,0 +1,108 @@
+"""Which function answers which method, from bytes to bytes; and what answers when there is no room for another call."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from xai_service import trace_context
+from xai_service.errors import InvalidInput, Overloaded
+from xai_service.wire import codec
+from xai_service.wire.gen.xai.v1 import decision_service_pb2 as pb
+from xai_service.wire.status import to_status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from google.protobuf.message import Message
+
+    from xai_service.service import ExplainService
+    from xai_service.wire.pool import LightPool
+
+SERVICE_NAME = pb.DESCRIPTOR.services_by_name["DecisionService"].full_name
+
+
+class Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]  # no types there
+    """Answers the methods given, while the pool has room.
+
+    A call that is refused for want of room costs little: its message is not even received.
+
+    Args:
+        pool: where calls are worked on.
+        methods: handlers by the method's full name, ``/package.Service/Method``.
+    """
+
+    def __init__(self, pool: LightPool, methods: Mapping[str, grpc.RpcMethodHandler]) -> None:
+        self._pool = pool
+        self._methods = dict(methods)
+        self._refusal = grpc.stream_unary_rpc_method_handler(self._refuse)
+
+    def service(self, handler_call_details: Any) -> grpc.RpcMethodHandler | None:
+        """Returns what answers a call; asked by gRPC's own thread for each."""
+        handler = self._methods.get(handler_call_details.method)
+        return handler if handler is None or self._pool.has_room() else self._refusal
+
+    def _refuse(self, _messages: Any, context: Any) -> None:
+        context.abort_with_status(to_status(Overloaded(f"{self._pool.waiting} calls wait already; try again")))
+
+
+def decision_methods(service: ExplainService, pool: LightPool) -> dict[str, grpc.RpcMethodHandler]:
+    """Returns the handlers of `xai.v1.DecisionService`."""
+
+    def predict(message: bytes, context: Any) -> bytes:
+        """The hot path: no message objects, and no function between it and the service."""
+        trace_context.enter(context.invocation_metadata())
+        try:
+            try:
+                call = codec.read_predict(message, codec.time_remaining(context.time_remaining()), pool.arrived_ns())
+            except InvalidInput as error:
+                service.telemetry.refused(*codec.named_in(message), error)
+                raise
+            reply = codec.write_predict(service.predict(call))
+        except Exception as error:
+            if isinstance(error, Overloaded):
+                pool.note_late()
+            context.abort_with_status(to_status(error))
+            raise
+        pool.note_in_time()
+        return reply
+
+    def get_decision(request: pb.GetDecisionRequest) -> pb.GetDecisionResponse:
+        decision, explanation = service.decision(codec.decode_decision_id(request.decision_id))
+        return pb.GetDecisionResponse(decision=codec.encode_decision(decision, explanation))
+
+    def get_explanation(request: pb.GetExplanationRequest) -> pb.GetExplanationResponse:
+        decision, explanation = service.decision(codec.decode_decision_id(request.decision_id))
+        return pb.GetExplanationResponse(
+            decision_id=str(decision.decision_id), explanation=codec.encode_explanation(explanation)
+        )
+
+    def list_models(_request: pb.ListModelsRequest) -> pb.ListModelsResponse:
+        return pb.ListModelsResponse(models=[codec.encode_model(entry) for entry in service.models()])
+
+    methods = {
+        "Predict": grpc.unary_unary_rpc_method_handler(predict),
+        "GetDecision": _unary(get_decision, pb.GetDecisionRequest),
+        "GetExplanation": _unary(get_explanation, pb.GetExplanationRequest),
+        "ListModels": _unary(list_models, pb.ListModelsRequest),
+    }
+    return {f"/{SERVICE_NAME}/{name}": handler for name, handler in methods.items()}
+
+
+def _unary(answer: Callable[[Any], Message], request: type[Message]) -> grpc.RpcMethodHandler:
+    """Returns the handler that decodes, answers and encodes; any error becomes a status."""
+
+    def handle(message: Message, context: Any) -> Message:
+        trace_context.enter(context.invocation_metadata())
+        try:
+            return answer(message)
+        except Exception as error:
+            context.abort_with_status(to_status(error))
+            raise  # abort raises; this tells the type checker so
+
+    return grpc.unary_unary_rpc_method_handler(
+        handle,
+        request_deserializer=request.FromString,
+        response_serializer=lambda reply: reply.SerializeToString(),
+    )
