@@ -68,7 +68,10 @@ CONTESTANTS = {
         "sync grpcio with 8 threads, ONNX Runtime with one, shap.TreeExplainer of the native model; nothing recorded",
     ),
 }
-CAN_SWITCH_RECORD_OFF = "record" in {setting.name for setting in dataclasses.fields(ServiceConfig)}
+_SETTINGS = {setting.name for setting in dataclasses.fields(ServiceConfig)}
+# What would have servers of one machine get in each other's way, or do other work during a turn.
+_APART = {"reload_every_s": 0.0, "metrics_listen": "off"}
+CAN_SWITCH_RECORD_OFF = "record" in _SETTINGS
 NO_SWITCH = "this version has no setting `record`: nothing can be served without recording it"
 
 
@@ -147,7 +150,8 @@ class Lab:
             options |= {"onnx": str(self.served.onnx), "native": str(self.served.native)}
         elif one.server == "ours":
             options |= {"repository": str(self.served.repository), "ledger": str(self.folder / f"{number}.sqlite")}
-            options |= {"reload_every_s": 0.0, **self._settings, **settings}
+            options |= {name: value for name, value in _APART.items() if name in _SETTINGS}
+            options |= {**self._settings, **settings}
             if CAN_SWITCH_RECORD_OFF:
                 options["record"] = one.record
         return ServerProcess(one.server, self._cpus[where], options)

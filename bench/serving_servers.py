@@ -18,7 +18,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -48,10 +48,8 @@ def ours(settings: dict[str, Any]) -> None:
     grpc: Any = importlib.import_module("grpc")
     make = grpc.server
 
-    def make_with_echo(*args: Any, **options: Any) -> Any:
-        server = make(*args, **options)
-        server.add_generic_rpc_handlers(_handlers(ECHO, lambda request, _: request))
-        return server
+    def make_with_echo(*args: Any, handlers: Iterable[Any] = (), **options: Any) -> Any:
+        return make(*args, handlers=[*_handlers(ECHO, lambda request, _: request), *handlers], **options)
 
     grpc.server = make_with_echo
     config: Any = importlib.import_module("xai_service.config")
