@@ -31,7 +31,8 @@ from xai_service.model.manifest import (
 from xai_service.model.model_file import MAX_MODEL_BYTES
 from xai_service.model.provenance import Background
 from xai_service.pack import onnx_writer, parity, readers, rows, signing
-from xai_service.pack.background import read_background_rows
+from xai_service.pack.additive import centred
+from xai_service.pack.background import BackgroundRows, read_background_rows
 from xai_service.pack.card import read_statements
 from xai_service.pack.covers import with_covers
 from xai_service.pack.provenance import digest_rows, find_out, prove_monotonicity
@@ -128,7 +129,14 @@ def pack(
     origin = find_out(read_statements(provenance, features, names), native, values, names)
     native = with_covers(native, values, covers, has_background=background is not None)
     compared_with = None if background is None else read_background_rows(background, native, names, background_rows)
-    files = {} if compared_with is None else {BACKGROUND_FILE: write_background(compared_with.rows)}
+    explanation = Explanation() if compared_with is None else Explanation("interventional", compared_with.drawn)
+    if native.additive is not None:
+        compared_with = compared_with or BackgroundRows(values, f"{len(values)} rows: those packed with")
+        explanation = Explanation("linear", compared_with.drawn)
+        native = centred(native, values, compared_with.rows, names)
+    files = {}
+    if compared_with is not None and explanation.algorithm != "linear":
+        files[BACKGROUND_FILE] = write_background(compared_with.rows)
     if compared_with is not None:
         drawn = Background(digest_rows(compared_with.rows), compared_with.drawn)
         origin = dataclasses.replace(origin, background=drawn)
@@ -153,11 +161,11 @@ def pack(
             parity=_UNPROVEN,
             made_by=_made_by(native),
             provenance=origin,
-            explanation=Explanation() if compared_with is None else Explanation("interventional", compared_with.drawn),
+            explanation=explanation,
         )
     )
     tell("convert", 0.1)
-    origin = prove_monotonicity(origin, native.trees, names)
+    origin = prove_monotonicity(origin, native, names)
     data = onnx_writer.write_onnx(
         native.trees,
         base=native.base,
@@ -167,6 +175,7 @@ def pack(
         threshold=draft.threshold,
         n_features=len(names),
         metadata=metadata_of(draft),
+        line=native.line,
     )
     if len(data) > MAX_MODEL_BYTES:
         raise PackRefused(f"the ONNX file would have {len(data)} bytes; at most {MAX_MODEL_BYTES} are served")
@@ -177,7 +186,7 @@ def pack(
         X=values,
         names=names,
         threshold=draft.threshold,
-        background=None if compared_with is None else compared_with.rows,
+        background=None if compared_with is None or native.line is not None else compared_with.rows,
         progress=lambda share: tell("prove", 0.2 + 0.7 * share),
     )
     tell("write", 0.9)
