@@ -69,7 +69,7 @@ def complete(
     residual, holds = check_additivity(phi, base_values, margin, tolerance)
     if holds.all():
         statuses = (ExplanationStatus.COMPLETE,) * len(phi)
-        return Explanations(statuses, phi, base_values, residual, "", method)
+        return Explanations(statuses, phi, base_values, residual, "", method, attributions.standard_error)
     failed = np.flatnonzero(~holds)
     checked = np.where(holds[:, None, None], phi, np.nan)
     detail = (
@@ -77,7 +77,10 @@ def complete(
         f"residual {residual[failed[0]]:.3g}"
     )
     statuses = tuple(ExplanationStatus.COMPLETE if ok else ExplanationStatus.FAILED for ok in holds)
-    return Explanations(statuses, checked if holds.any() else None, base_values, residual, detail, method)
+    error = attributions.standard_error
+    if error is not None:
+        error = np.where(holds[:, None, None], error, np.nan) if holds.any() else None
+    return Explanations(statuses, checked if holds.any() else None, base_values, residual, detail, method, error)
 
 
 def without_attributions(

@@ -32,7 +32,6 @@ from xai_service.model.repository import ModelEntry, Repository
 from xai_service.model.snapshot import ModelSnapshot
 from xai_service.model.watch import Watch
 from xai_service.types import (
-    Attributions,
     ExplanationMode,
     Explanations,
     ExplanationStatus,
@@ -87,6 +86,7 @@ class ExplainService:
         """Takes nothing more, ends the background work and closes the ledger. Requests under way should be over."""
         self._admission.close()
         self._watch.close()
+        self._explainer.close()
         self._deferred.close()
         self._ledger.close()
 
@@ -196,7 +196,7 @@ class ExplainService:
                 ExplanationStatus.DEFERRED, f"not ready within the budget of {deadline.budget_ms:.3g} ms"
             )
         try:
-            attributions = Attributions(job.result(), job.started_ns, job.finished_ns)
+            attributions = model.attributions(job)
         except (RuntimeError, MemoryError) as error:  # the kernel's failure does not take the prediction with it
             return kernel_failed(error)
         pace.ready(calibrated_us, (attributions.finished_ns - submitted_ns) / 1e3)

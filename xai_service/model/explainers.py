@@ -1,4 +1,4 @@
-"""What a bundle's model file is explained by: its trees, its linear part, or neither.
+"""What a bundle's model file is explained by: its trees, its linear part, or asking it.
 
 Whatever explains has the kernel's own face, so that trees are explained by the kernel itself, with nothing in between.
 """
@@ -6,18 +6,22 @@ Whatever explains has the kernel's own face, so that trees are explained by the 
 from __future__ import annotations
 
 import functools
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from xai_service import permutation
 from xai_service.errors import InvalidModel
 from xai_service.linear import LinearExplainer
 from xai_service.model.background import read_background
 from xai_service.model.linear_part import read_linear
 from xai_service.model.manifest import BACKGROUND_FILE
 from xai_service.model.onnx_trees import read_forest
+from xai_service.model.operators import read_graph
 from xai_service.model.probe_rows import rows_near_means, rows_near_thresholds
+from xai_service.permutation import PermutationExplainer
 from xai_service.treeshap import compile_explainer, compile_interventional, method_for
 
 if TYPE_CHECKING:
@@ -27,7 +31,12 @@ if TYPE_CHECKING:
 
     from xai_service._treeshap import WorkerPool
     from xai_service.model.manifest import Algorithm
+    from xai_service.permutation import MarginOf
     from xai_service.types import Float32Array, Float64Array, Method
+
+
+MAX_ASKED_BACKGROUND = 1000
+_MOST_VALUES = 1 << 24  # computed at once, whatever the request's rows
 
 
 class Job(Protocol):
@@ -74,20 +83,26 @@ class Core:
     """What a model file computes its margin by, understood.
 
     Attributes:
-        explainer: of the margin.
-        method_for: how it explains a batch of so many rows.
+        explainer: of the margin, given what computes it.
+        n_outputs: margins of a row.
+        method_for: how a batch of so many rows is explained.
         n_features: columns of the input.
         rows: float32 (n, features), to try the model on.
         nodes: places of the operators that compute the margin; the others are links.
         constants: names of what these take beside the input.
+        most_rows: to ask it about at once, where it computes much for each; else ``None``.
+        evaluations: how many rows it is asked about to explain one; 0 where it need not be asked.
     """
 
-    explainer: Explainer
+    explainer: Callable[[MarginOf], Explainer]
+    n_outputs: int
     method_for: Callable[[int], Method]
     n_features: int
     rows: Float32Array
     nodes: frozenset[int]
     constants: frozenset[str]
+    most_rows: int | None = None
+    evaluations: int = 0
 
 
 def read_core(model: onnx.ModelProto, algorithm: Algorithm, files: Mapping[str, bytes]) -> Core:
@@ -101,7 +116,9 @@ def read_core(model: onnx.ModelProto, algorithm: Algorithm, files: Mapping[str, 
     Raises:
         ModelError: it cannot be explained so; says why.
     """
-    return _linear(model) if algorithm == "linear" else _trees(model, algorithm, files)
+    if algorithm == "linear":
+        return _linear(model)
+    return _asked(model, files) if algorithm == "permutation" else _trees(model, algorithm, files)
 
 
 def _trees(model: onnx.ModelProto, algorithm: Algorithm, files: Mapping[str, bytes]) -> Core:
@@ -113,7 +130,8 @@ def _trees(model: onnx.ModelProto, algorithm: Algorithm, files: Mapping[str, byt
     )
     place = next(i for i, node in enumerate(model.graph.node) if node.op_type == "TreeEnsembleRegressor")
     return Core(
-        explainer,
+        lambda _: explainer,
+        forest.n_outputs,
         functools.partial(method_for, explainer, forest.n_trees),
         forest.n_features,
         rows_near_thresholds(model, forest.n_features, forest.n_outputs),
@@ -140,12 +158,36 @@ def _linear(model: onnx.ModelProto) -> Core:
         on_split = np.isin(np.arange(n_features), _columns_of(graph.trees)) & np.isfinite(at_splits)
         rows[: len(at_splits)][on_split] = at_splits[on_split]
     return Core(
-        explainer,
+        lambda _: explainer,
+        n_outputs,
         explainer.method_for,
         n_features,
         rows,
         frozenset(range(graph.n_nodes)),
         frozenset(("mean", "rest", "fill", "weights", "base")),
+    )
+
+
+def _asked(model: onnx.ModelProto, files: Mapping[str, bytes]) -> Core:
+    graph = read_graph(model)
+    data = files[BACKGROUND_FILE]
+    background = read_background(data, graph.n_features)
+    if len(background) > MAX_ASKED_BACKGROUND:
+        raise InvalidModel(
+            f"{BACKGROUND_FILE}: {len(background)} rows; models that are only asked are explained against at most "
+            f"{MAX_ASKED_BACKGROUND}"
+        )
+    digest = hashlib.sha256(model.SerializeToString(deterministic=True) + data).digest()
+    return Core(
+        lambda margin: PermutationExplainer(margin, background, digest),
+        graph.n_outputs,
+        lambda _rows: permutation.method(len(background)),
+        graph.n_features,
+        background[:64],
+        frozenset(range(graph.n_nodes)),
+        graph.constants,
+        max(1, _MOST_VALUES // graph.values),
+        permutation.evaluations(graph.n_features, len(background)),
     )
 
 

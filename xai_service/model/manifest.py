@@ -39,7 +39,7 @@ Task = Literal[
 ]
 Link = Literal["identity", "logistic", "softmax", "exponential", "one_vs_all"]
 Cover = Literal["sum_hessian", "data_count", "weighted_count", "node_hitrates", "row_count", "none"]
-Algorithm = Literal["path_dependent", "interventional", "linear"]
+Algorithm = Literal["path_dependent", "interventional", "linear", "permutation"]
 Kind = Literal["numeric", "categorical", "string"]
 
 KINDS: tuple[Kind, ...] = ("numeric", "categorical", "string")
@@ -56,8 +56,8 @@ LINKS: Mapping[str, tuple[Link, ...]] = {
 COVERS: tuple[Cover, ...] = ("sum_hessian", "data_count", "weighted_count", "node_hitrates", "row_count", "none")
 """``node_hitrates``: as another converter wrote them, whatever they count; ``row_count``: counted when packing."""
 
-ALGORITHMS: tuple[Algorithm, ...] = ("path_dependent", "interventional", "linear")
-_WITH_BACKGROUND_FILE: tuple[Algorithm, ...] = ("interventional",)
+ALGORITHMS: tuple[Algorithm, ...] = ("path_dependent", "interventional", "linear", "permutation")
+_WITH_BACKGROUND_FILE: tuple[Algorithm, ...] = ("interventional", "permutation")
 SCALED_LINKS: tuple[Link, ...] = ("logistic", "one_vs_all")
 """The links whose logistic function may be steeper or flatter than the usual one."""
 
@@ -162,7 +162,8 @@ class Explanation:
     Attributes:
         algorithm: path-dependent TreeSHAP with the file's covers; interventional SHAP against the rows of
             ``background.npy``, which then is one of the bundle's files; or, of a linear model, SHAP against rows of
-            which only the means matter, which stand in the model file.
+            which only the means matter, which stand in the model file. Of any other model: sampled along permutations,
+            against the rows of ``background.npy``, with a standard error.
         background_drawn: how the rows to explain against were chosen, for people; ``None`` where there are none.
     """
 

@@ -63,6 +63,7 @@ class OrtPredictor:
         classes: how many probabilities it must give a row, where it computes any.
         core: places of the operators that compute ``margin``, and names of what they take beside the input; ``None``
             for the trees that it was read as. All others are links.
+        most_rows: to run at once; ``None``: all.
 
     Raises:
         InvalidModel: a name is not UTF-8, the graph holds more than trees and links, lacks an output or gives it
@@ -76,6 +77,7 @@ class OrtPredictor:
         outputs: tuple[str, ...],
         classes: int = 2,
         core: tuple[frozenset[int], frozenset[str]] | None = None,
+        most_rows: int | None = None,
     ) -> None:
         _check_graph(model, outputs, core or _trees_of(model))
         try:
@@ -85,6 +87,7 @@ class OrtPredictor:
         except Exception as error:  # onnxruntime raises classes of its own, without a common base
             raise InvalidModel(f"ONNX Runtime refuses the model: {error}") from error
         self._outputs = ("margin", *outputs)
+        self._most_rows = most_rows
         self._probe(n_features, classes)
 
     def predict(self, rows: Float32Array) -> Prediction:
@@ -94,7 +97,10 @@ class OrtPredictor:
             rows: float32 (n, features), C order, n ≥ 1.
         """
         started = time.monotonic_ns()
-        values = self._session.run(self._outputs, {self._input: rows})
+        if self._most_rows is None or len(rows) <= self._most_rows:
+            values = self._session.run(self._outputs, {self._input: rows})
+        else:
+            values = self._run_in_parts(rows, self._most_rows)
         finished = time.monotonic_ns()
         named = dict(zip(self._outputs, values, strict=True))
         return Prediction(
@@ -105,6 +111,13 @@ class OrtPredictor:
             started_ns=started,
             finished_ns=finished,
         )
+
+    def _run_in_parts(self, rows: Float32Array, most: int) -> list[Any]:
+        parts = [
+            self._session.run(self._outputs, {self._input: rows[start : start + most]})
+            for start in range(0, len(rows), most)
+        ]
+        return [np.concatenate(one) for one in zip(*parts, strict=True)]
 
     def _probe(self, n_features: int, classes: int) -> None:
         """Runs a few rows: declared shapes are the file's own claim, what comes out is not."""

@@ -12,13 +12,13 @@ from xai_service import _treeshap
 from xai_service.errors import InvalidModel
 from xai_service.model.agreement import check_agreement
 from xai_service.model.bundle import Bundle
-from xai_service.model.costs import Costs, calibrate
+from xai_service.model.costs import Costs, calibrate, calibrate_asked
 from xai_service.model.explainers import Explainer, Job, read_core
 from xai_service.model.manifest import Manifest
 from xai_service.model.onnx_trees import parse_model
 from xai_service.model.raw_features import RawFeatures
 from xai_service.model.session import OUTPUTS, OrtPredictor
-from xai_service.types import Float32Array, Float64Array, Int64Array, Method, Prediction
+from xai_service.types import Attributions, Float32Array, Float64Array, Int64Array, Method, Prediction
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -62,24 +62,33 @@ class ModelSnapshot:
         model = parse_model(bundle.onnx_bytes)
         # What computes the margin first: the reader of trees refuses cycles, on which ONNX Runtime might run for ever.
         core = read_core(model, manifest.explanation.algorithm, bundle.files)
-        explainer = core.explainer
         if core.n_features != len(manifest.features):
             raise InvalidModel(
                 f"the model takes {core.n_features} features, its manifest names {len(manifest.features)}"
             )
         due = _margins_due(manifest)
-        if due is not None and explainer.n_outputs != due:
+        if due is not None and core.n_outputs != due:
             raise InvalidModel(
-                f"the model computes {explainer.n_outputs} margins; "
+                f"the model computes {core.n_outputs} margins; "
                 + ("a binary classifier has one" if due == 1 else f"there are {due} classes, with a margin each")
             )
         predictor = OrtPredictor(
-            model, bundle.onnx_bytes, OUTPUTS[manifest.task], len(manifest.classes), (core.nodes, core.constants)
+            model,
+            bundle.onnx_bytes,
+            OUTPUTS[manifest.task],
+            len(manifest.classes),
+            (core.nodes, core.constants),
+            core.most_rows,
         )
+        explainer = core.explainer(lambda rows: predictor.predict(rows).margin)
         missing = np.full_like(core.rows[:1], np.nan)
         check_agreement(manifest, model, predictor.predict, np.concatenate([core.rows, missing]), explainer.base_values)
         names = tuple(feature.name for feature in manifest.features)
-        costs = calibrate(predictor.predict, explainer.explain, core.rows)
+        costs = (
+            calibrate(predictor.predict, explainer.explain, core.rows)
+            if not core.evaluations
+            else calibrate_asked(predictor.predict, core.evaluations, core.rows)
+        )
         categorical = np.flatnonzero([feature.kind == "categorical" for feature in manifest.features])
         return cls(
             manifest=manifest,
@@ -106,6 +115,16 @@ class ModelSnapshot:
     def predict(self, rows: Float32Array) -> Prediction:
         """Returns ONNX Runtime's answer for float32 (n, features) rows, n ≥ 1. Drops the GIL."""
         return self._predictor.predict(rows)
+
+    @property
+    def explains_by_asking(self) -> bool:
+        """Whether explanations are estimated by asking the model, for which a row takes long."""
+        return self.manifest.explanation.algorithm == "permutation"
+
+    def attributions(self, job: Job) -> Attributions:
+        """Returns what a job that is over found. Raises RuntimeError or MemoryError where it found nothing."""
+        error = getattr(job, "standard_error", None) if self.explains_by_asking else None
+        return Attributions(job.result(), job.started_ns, job.finished_ns, error)
 
     def explain(self, pool: _treeshap.WorkerPool, rows: Float32Array, *, deferred: bool = False) -> Job:
         """Queues the rows' attributions on ``pool``, behind all live work when ``deferred``, and returns at once."""

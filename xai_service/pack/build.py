@@ -32,6 +32,7 @@ from xai_service.model.model_file import MAX_MODEL_BYTES
 from xai_service.model.provenance import Background
 from xai_service.pack import onnx_writer, parity, readers, rows, signing
 from xai_service.pack.additive import centred
+from xai_service.pack.asked import check_background
 from xai_service.pack.background import BackgroundRows, read_background_rows
 from xai_service.pack.card import read_statements
 from xai_service.pack.covers import with_covers
@@ -134,6 +135,9 @@ def pack(
         compared_with = compared_with or BackgroundRows(values, f"{len(values)} rows: those packed with")
         explanation = Explanation("linear", compared_with.drawn)
         native = centred(native, values, compared_with.rows, names)
+    if native.asked is not None:
+        compared_with = check_background(compared_with)
+        explanation = Explanation("permutation", compared_with.drawn)
     files = {}
     if compared_with is not None and explanation.algorithm != "linear":
         files[BACKGROUND_FILE] = write_background(compared_with.rows)
@@ -176,6 +180,7 @@ def pack(
         n_features=len(names),
         metadata=metadata_of(draft),
         line=native.line,
+        asked=native.asked,
     )
     if len(data) > MAX_MODEL_BYTES:
         raise PackRefused(f"the ONNX file would have {len(data)} bytes; at most {MAX_MODEL_BYTES} are served")

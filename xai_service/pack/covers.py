@@ -29,9 +29,10 @@ def with_covers(native: NativeModel, X: Float32Array, covers: str, *, has_backgr
     """
     if covers not in ("model", "count"):
         raise PackRefused(f"covers is {covers!r}; 'model' or 'count' is expected")
-    if native.additive is not None:
+    if not native.trees:
         if covers == "count":
-            raise PackRefused("covers='count': a linear model has no covers: leave the option out")
+            kind = "a linear model" if native.additive is not None else "a model without trees"
+            raise PackRefused(f"covers='count': {kind} has no covers: leave the option out")
         return native
     if covers == "count":
         if native.cover not in ("none", "node_hitrates"):

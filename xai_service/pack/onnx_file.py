@@ -21,6 +21,7 @@ from xai_service.model.manifest import is_name
 from xai_service.model.model_file import MAX_MODEL_BYTES
 from xai_service.model.onnx_trees import parse_model
 from xai_service.model.session import check_text, open_session
+from xai_service.pack.asked import model_input, take_over
 from xai_service.pack.forest import check_covers, check_forest
 from xai_service.pack.native import NativeModel
 from xai_service.pack.onnx_graph import Graph, understand
@@ -66,6 +67,8 @@ def read(model: Any, *, raw_score: bool = False) -> NativeModel:
     """
     if not isinstance(model, onnx.ModelProto):
         raise PackRefused(f"{type(model).__module__}.{type(model).__qualname__} is not supported; a ModelProto is")
+    if not any(str(node.op_type).startswith("TreeEnsemble") for node in model.graph.node):
+        return _read_asked(model, raw_score=raw_score)
     try:
         graph = understand(model)
         trees = neutral_trees(graph.ensemble.raw)
@@ -90,6 +93,53 @@ def read(model: Any, *, raw_score: bool = False) -> NativeModel:
         class_names=None if labels is None else tuple(map(str, labels)),
         categorical=_categorical(trees),
         why_no_covers=why,
+    )
+
+
+def _read_asked(model: onnx.ModelProto, *, raw_score: bool) -> NativeModel:
+    """Returns the description of a file without trees, which is served as it is and explained by asking it."""
+    asked = take_over(model, raw_score=raw_score)
+    outputs = [asked.source, asked.score]
+    opened = onnx.ModelProto()
+    opened.CopyFrom(model)
+    kept = [node for node in opened.graph.node if node.op_type != "ZipMap"]
+    del opened.graph.node[:]
+    opened.graph.node.extend(kept)
+    del opened.graph.output[:]
+    opened.graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(outputs))
+    is_double = model_input(model).type.tensor_type.elem_type == onnx.TensorProto.DOUBLE
+    try:
+        session = open_session(opened.SerializeToString())
+    except Exception as error:  # onnxruntime raises classes of its own, without a common base
+        raise PackRefused(f"ONNX Runtime refuses the file: {error}") from error
+
+    def ask(rows: Float32Array) -> tuple[NDArray[Any], NDArray[Any]]:
+        given = {model_input(model).name: rows.astype(np.float64) if is_double else rows}
+        try:
+            found = session.run(outputs, given)
+        except Exception as error:  # as above
+            raise PackRefused(f"ONNX Runtime cannot run the file: {error}") from error
+        margin, score = (np.asarray(one, np.float64).reshape(len(rows), -1) for one in found)
+        if margin.shape[1] == 2 and asked.width == 1:
+            margin = margin[:, 1:] - margin[:, :1] if asked.link == "logistic" else margin[:, 1:]
+        if score.shape[1] == 2 and asked.width == 1:
+            score = score[:, 1:]
+        return margin, margin if raw_score else score
+
+    with np.errstate(all="ignore"):
+        gap = ask(np.full((1, asked.n_features), np.nan, np.float32))[0]
+    return NativeModel(
+        made_by=_converter(model),
+        trees=(),
+        base=np.zeros(asked.width),
+        task=asked.task,
+        link=asked.link,
+        cover="none",
+        n_features=asked.n_features,
+        feature_names=None,
+        predict=ask,
+        takes_missing=bool(np.isfinite(gap).all()),
+        asked=asked,
     )
 
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from xai_service.model.manifest import Link, Task
     from xai_service.pack.additive import Line
+    from xai_service.pack.asked import Asked
     from xai_service.pack.forest import Tree
     from xai_service.types import Float64Array
 
@@ -54,6 +55,7 @@ def write_onnx(
     n_features: int,
     metadata: Mapping[str, str],
     line: Line | None = None,
+    asked: Asked | None = None,
 ) -> bytes:
     """Returns the ONNX file.
 
@@ -67,8 +69,10 @@ def write_onnx(
         n_features: columns of the input.
         metadata: what the file says of itself.
         line: of a linear model, its linear part.
+        asked: of a model that is neither, its graph up to the margin.
     """
-    core, constants = ([_ensemble(trees, base, "margin")], []) if line is None else _linear(line, trees, base)
+    core, constants = _core(trees, base, line, asked)
+    opsets = {"": _OPSET, "ai.onnx.ml": _ML_OPSET} if asked is None else asked.opsets
     graph = _Links(len(base))
     if task == "binary_classification":
         if threshold is None:
@@ -92,7 +96,7 @@ def write_onnx(
             [*constants, *graph.constants],
         ),
         ir_version=_IR_VERSION,
-        opset_imports=[helper.make_opsetid("", _OPSET), helper.make_opsetid("ai.onnx.ml", _ML_OPSET)],
+        opset_imports=[helper.make_opsetid(domain, version) for domain, version in opsets.items()],
         producer_name="xai-service",
         producer_version=xai_service.__version__,
     )
@@ -152,6 +156,15 @@ class _Links:
 
     def _number(self, name: str, value: float) -> None:
         self.constants.append(helper.make_tensor(name, TensorProto.FLOAT, [], [value]))
+
+
+def _core(
+    trees: Sequence[Tree], base: Float64Array, line: Line | None, asked: Asked | None
+) -> tuple[list[NodeProto], list[TensorProto]]:
+    """Returns what computes the margin: operators and constants."""
+    if asked is not None:
+        return list(asked.nodes), list(asked.constants)
+    return ([_ensemble(trees, base, "margin")], []) if line is None else _linear(line, trees, base)
 
 
 def _linear(line: Line, trees: Sequence[Tree], base: Float64Array) -> tuple[list[NodeProto], list[TensorProto]]:

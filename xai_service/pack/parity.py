@@ -5,11 +5,10 @@ by rounding: a few float32 steps (6e-8 each, relative) of the largest number on 
 
     |Δ margin| ≤ 1e-5 · scale,   scale = max(|base|, |largest leaf|, largest |margin| of the caller's rows)
 
-which is over a hundred such steps (of a linear model the largest term counts as a leaf), and at least scale 1 where the
-link makes the margin a logarithm, of odds or of the prediction, or where the margin is a probability, and 1e-5 thus means
-the same in every model. Other margins have no natural unit, so their scale is the model's own: targets around 1e-6 are
-tested as sharply as targets around 1e6.
-It is fixed before anything is compared.
+which is over a hundred such steps (of a linear model the largest term counts as a leaf), and at least scale 1 where
+the link makes the margin a logarithm, of odds or of the prediction, or where the margin is a probability, and 1e-5 thus
+means the same in every model. Other margins have no natural unit, so their scale is the model's own: targets around
+1e-6 are tested as sharply as targets around 1e6. It is fixed before anything is compared.
 
 Outputs follow from margins: the logistic function's slope is at most 1/4 of its scale, that of softmax 1/2 of the
 margins' together, and Exp's is its value. Each gets the margin's tolerance through its link, and ten float32 steps for
@@ -27,6 +26,7 @@ import numpy as np
 from xai_service.errors import PackRefused
 from xai_service.model.manifest import Parity
 from xai_service.model.session import OUTPUTS, open_session
+from xai_service.pack.asked import check_bits
 from xai_service.pack.attributions import prove_attributions
 from xai_service.pack.probes import (
     MAX_CALLER_ROWS,
@@ -93,6 +93,8 @@ def prove(
         probes = [one for one, fine in zip(probes, native.accepts(materialise(X, probes)), strict=True) if fine]
     gate = _Gate(native, threshold, RELATIVE_TOLERANCE * _scale(native, X, callers))
     session = open_session(model)
+    if native.asked is not None:
+        check_bits(session, X)
     outputs = [output.name for output in session.get_outputs()]
     step = max(1, _CHUNK_VALUES // (X.shape[1] * native.n_outputs))
     margins = np.empty((len(probes), native.n_outputs), np.float32)

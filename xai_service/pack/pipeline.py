@@ -21,6 +21,9 @@ from xai_service.pack.by_player import ByPlayer
 from xai_service.pack.columnwise import follow
 from xai_service.pack.fold import Steps, fold
 from xai_service.pack.raw_columns import RawColumn, RawFrame
+from xai_service.pack.rows import read_rows
+from xai_service.pack.sklearn_asked import read_asked
+from xai_service.pack.sklearn_calls import feature_names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -49,6 +52,8 @@ def read(pipeline: Any, X: Any, *, raw_score: bool) -> tuple[NativeModel, Float3
     """
     *steps, (_, model) = pipeline.steps
     native = readers.read(model, raw_score=raw_score)
+    if native.asked is not None:
+        return _read_asked(pipeline, X, raw_score=raw_score)
     names = getattr(pipeline, "feature_names_in_", None)
     try:
         width = len(names) if names is not None else int(pipeline.n_features_in_)
@@ -137,6 +142,17 @@ def _added(
         looked_up=added(looked_up) if looked_up.any() else None,
         lookups=lookups,
     )
+
+
+def _read_asked(pipeline: Any, X: Any, *, raw_score: bool) -> tuple[NativeModel, Float32Array]:
+    """Returns a pipeline that is neither trees nor linear, whose steps are converted with its model."""
+    frame = hasattr(X, "columns")
+    values, names = read_rows(X)
+    if frame and names is not None and names != feature_names(pipeline):
+        raise PackRefused(
+            f"X has the columns {list(names)[:8]}, and the pipeline was fitted on others, or in another order"
+        )
+    return read_asked(pipeline, raw_score=raw_score), values
 
 
 class _Takes:

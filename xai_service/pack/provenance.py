@@ -56,6 +56,8 @@ def digest_rows(rows: Float32Array) -> RowsDigest:
 def prove_monotonicity(provenance: Provenance, native: NativeModel, names: Sequence[str]) -> Provenance:
     """Returns the provenance with what the trees and weights show of each direction that it holds."""
     rises, falls = proven_directions(native.trees, len(names))
+    if native.asked is not None:  # nothing is known of it
+        rises[:] = falls[:] = False
     if native.line is not None:
         rises &= (native.line.weights >= 0).all(axis=1)
         falls &= (native.line.weights <= 0).all(axis=1)

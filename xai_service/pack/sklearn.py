@@ -27,6 +27,7 @@ from sklearn.utils.validation import check_is_fitted
 from xai_service.errors import PackRefused
 from xai_service.pack.forest import check_forest
 from xai_service.pack.reading import scalars
+from xai_service.pack.sklearn_asked import may_be_asked, read_asked
 from xai_service.pack.sklearn_boosting import read_boosting
 from xai_service.pack.sklearn_forests import read_forest, read_isolation_forest
 from xai_service.pack.sklearn_histograms import read_histogram_boosting
@@ -87,6 +88,8 @@ def read(model: Any, *, raw_score: bool = False) -> NativeModel:
     reader = next((reader for kinds, reader in _READERS if isinstance(model, kinds)), None)
     if isinstance(model, LINEAR):
         reader = functools.partial(read_linear, raw_score=raw_score)
+    if reader is None and not any(base.__name__ in _REASONS for base in type(model).__mro__) and may_be_asked(model):
+        reader = functools.partial(read_asked, raw_score=raw_score)
     if reader is None:
         _refuse(type(model))
     try:
@@ -94,7 +97,7 @@ def read(model: Any, *, raw_score: bool = False) -> NativeModel:
     except NotFittedError as error:
         raise PackRefused(f"the model is not fitted: {error}") from error
     native = dataclasses.replace(reader(model), hyper_parameters=scalars(model.get_params(deep=False)))
-    if native.additive is None:
+    if native.additive is None and native.asked is None:
         check_forest(native.trees, native.n_features, native.n_outputs)
     return _of_margin(native) if raw_score else native
 

@@ -110,6 +110,7 @@ def encode_predict(reply: PredictReply) -> pb.PredictResponse:
             additivity_residual=to_tensor(explanations.residual),
             detail=explanations.detail,
             method=_method(explanations.method),
+            standard_error=_optional(explanations.standard_error),
         ),
         timings=_timings(reply.timings),
     )
@@ -153,6 +154,7 @@ def encode_explanation(explanation: Explanation) -> pb.Explanation:
         additivity_residual=explanation.residual,
         detail=explanation.detail,
         method=_method(explanation.method),
+        standard_error=_optional(explanation.standard_error),
         explained_at=(
             None if explanation.status is ExplanationStatus.DEFERRED else _timestamp(explanation.explained_at_ns)
         ),
