@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 
 MAX_ASKED_BACKGROUND = 1000
+_ROWS_TO_TIME = 64
 _MOST_VALUES = 1 << 24  # computed at once, whatever the request's rows
 
 
@@ -183,7 +184,7 @@ def _asked(model: onnx.ModelProto, files: Mapping[str, bytes]) -> Core:
         graph.n_outputs,
         lambda _rows: permutation.method(len(background)),
         graph.n_features,
-        background[:64],
+        np.resize(background, (_ROWS_TO_TIME, graph.n_features)),
         frozenset(range(graph.n_nodes)),
         graph.constants,
         max(1, _MOST_VALUES // graph.values),
