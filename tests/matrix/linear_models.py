@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from skl2onnx import to_onnx
 from sklearn import linear_model as lm
 from sklearn.compose import ColumnTransformer
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
@@ -43,11 +44,12 @@ _ROWS = 1200
 
 @dataclass(frozen=True, eq=False)
 class LinearCase:
-    """A fitted model; ``X`` to pack with, and options of `pack`."""
+    """A fitted model; ``X`` to pack with, options of `pack`, and the ONNX file to pack in the model's place."""
 
     model: Any
     X: Any
     options: dict[str, Any] = field(default_factory=dict)
+    file: Any = None
 
 
 def fitted(model: Any, target: str, **options: Any) -> Callable[[], LinearCase]:
@@ -182,6 +184,30 @@ PACKED: tuple[tuple[str, Callable[[], LinearCase]], ...] = (
         background=flights().train.iloc[:40])),
 )  # fmt: skip
 
+
+def converted(model: Any, target: str, gaps: bool = False, **options: Any) -> Callable[[], LinearCase]:
+    """Returns what fits the model and hands over skl2onnx's file of it; options are the converter's."""
+
+    def fit() -> LinearCase:
+        X, y = people().rows if gaps else people().filled, people().targets[target]
+        fitted_model = model.fit(X, y.astype(int) if hasattr(model, "predict_proba") else y)
+        file = to_onnx(fitted_model, X[:1], target_opset={"": 18, "ai.onnx.ml": 3}, options=options or None)
+        return LinearCase(fitted_model, X, file=file)
+
+    return fit
+
+
+FILES: tuple[tuple[str, Callable[[], LinearCase]], ...] = (
+    ("ONNX file: skl2onnx, `LinearRegression`", converted(lm.LinearRegression(), "log wage")),
+    ("ONNX file: skl2onnx, several targets", converted(lm.LinearRegression(), "several")),
+    ("ONNX file: skl2onnx, `LogisticRegression` with `ZipMap`", converted(
+        lm.LogisticRegression(max_iter=5000), "well paid")),
+    ("ONNX file: skl2onnx, `LogisticRegression` of several classes", converted(
+        lm.LogisticRegression(max_iter=9000), "third", zipmap=False)),
+    ("ONNX file: skl2onnx, imputer and scaler before it", converted(
+        make_pipeline(SimpleImputer(), StandardScaler(), lm.LogisticRegression()), "well paid", gaps=True)),
+)  # fmt: skip
+
 _MARGIN = "it predicts no probability; pack its margin, `raw_score`"
 
 REFUSED: tuple[tuple[str, Callable[[], LinearCase], str, str], ...] = (
@@ -258,7 +284,7 @@ REFUSED: tuple[tuple[str, Callable[[], LinearCase], str, str], ...] = (
 def table() -> str:
     """Returns the table of docs/models.md."""
     lines = ["| linear model | result |", "|---|---|"]
-    lines += [f"| {name} | packed |" for name, _ in PACKED]
+    lines += [f"| {name} | packed |" for name, _ in (*PACKED, *FILES)]
     lines += [f"| {name} | refused: {why} |" for name, _, why, _ in REFUSED]
     return "\n".join(lines) + "\n"
 

@@ -12,7 +12,7 @@ import pytest
 import shap
 
 from tests.matrix.data import people
-from tests.matrix.linear_models import PACKED, REFUSED, LinearCase, table
+from tests.matrix.linear_models import FILES, PACKED, REFUSED, LinearCase, table
 from tests.matrix.test_pipelines import as_matrix, rows_to_compare
 from xai_service import assemble
 from xai_service.errors import PackRefused
@@ -173,6 +173,24 @@ def _offsets(case: LinearCase, every: Any, few: Any) -> Float64Array:
         added = margin_of(case.model, moved)
         offsets.append(added[: len(few)].mean(axis=0) - added.mean(axis=0))
     return np.array(offsets)
+
+
+@pytest.mark.parametrize("train", [train for _, train in FILES], ids=[name.replace("`", "") for name, _ in FILES])
+def test_files_of_other_converters(train: Callable[[], LinearCase], tmp_path: Path) -> None:
+    case = train()
+    snapshot = ModelSnapshot.load(pack(case.file, case.X, name="m", out=tmp_path))
+    assert snapshot.manifest.explanation.algorithm == "linear"
+    rows = case.X[-60:].copy()
+    served, due = snapshot.predict(rows), margin_of(case.model, rows)
+    if served.probabilities is not None:
+        np.testing.assert_allclose(served.probabilities, case.model.predict_proba(rows), rtol=0, atol=2e-6)
+        np.testing.assert_array_equal(served.labels, case.model.predict(rows))
+    np.testing.assert_allclose(served.margin, due, rtol=0, atol=1e-5 * np.abs(due).max())
+    phi = _explained(snapshot, rows)
+    small = case.X[:9]
+    one, other = (brute_force(case.model, rows[row].tolist(), small) for row in (3, 50))
+    np.testing.assert_allclose(phi[3] - phi[50], one - other, rtol=0, atol=1e-5 * np.abs(phi).max())
+    np.testing.assert_allclose(snapshot.base_values, margin_of(case.model, case.X).mean(axis=0), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
