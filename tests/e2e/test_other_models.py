@@ -115,7 +115,7 @@ def test_a_scorecard_from_raw_columns(scorecard: Pipeline, address: str) -> None
 def test_a_net_within_a_long_budget(net: MLPClassifier, repository: Path, address: str) -> None:
     rows = numbers_of(flights().held_out)[:4]
     with Client(address) as client:
-        reply = client.predict(rows, "net", timeout_s=100)
+        reply = client.predict(rows, "net", latency_budget_ms=60_000, timeout_s=100)
         decision = client.decision(reply.decision_ids[2])
     assert reply.method.algorithm == "permutation_sampling"
     np.testing.assert_allclose(reply.probabilities, net.predict_proba(rows.astype(float)), rtol=0, atol=1e-5)
@@ -132,7 +132,7 @@ def test_a_net_within_a_long_budget(net: MLPClassifier, repository: Path, addres
 def test_a_net_is_deferred_and_completed(address: str) -> None:
     rows = numbers_of(flights().held_out)[:6]
     with Client(address) as client:
-        at_once = client.predict(rows, "net", timeout_s=100)
+        at_once = client.predict(rows, "net", latency_budget_ms=60_000, timeout_s=100)
         assert set(at_once.statuses) == {ExplanationStatus.COMPLETE}, at_once.detail
         reply = client.predict(rows, "net", latency_budget_ms=2)
         assert set(reply.statuses) == {ExplanationStatus.DEFERRED}
