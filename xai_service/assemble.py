@@ -50,11 +50,14 @@ def complete(
     residual, holds, all_hold = check_additivity(phi, base_values, margin, tolerance)
     if all_hold:
         statuses = (ExplanationStatus.COMPLETE,) * len(phi)
-        return Explanations(statuses, phi, base_values, residual, "", method)
+        return Explanations(statuses, phi, base_values, residual, "", method, attributions.standard_error)
     checked = np.where(holds[:, None, None], phi, np.nan)
     statuses = tuple(ExplanationStatus.COMPLETE if ok else ExplanationStatus.FAILED for ok in holds)
     detail = _which_failed(statuses, residual)
-    return Explanations(statuses, checked if holds.any() else None, base_values, residual, detail, method)
+    error = attributions.standard_error
+    if error is not None:
+        error = np.where(holds[:, None, None], error, np.nan) if holds.any() else None
+    return Explanations(statuses, checked if holds.any() else None, base_values, residual, detail, method, error)
 
 
 def _which_failed(statuses: tuple[ExplanationStatus, ...], residual: Float64Array) -> str:
@@ -77,7 +80,9 @@ def rows_of(explanations: Explanations, begin: int, end: int) -> Explanations:
     if phi is not None:  # and so each row is complete or does not add up
         detail = _which_failed(statuses, residual) if detail else ""
         phi = phi[begin:end] if ExplanationStatus.COMPLETE in statuses else None
-    return Explanations(statuses, phi, explanations.base_values, residual, detail, explanations.method)
+    error = explanations.standard_error if phi is not None else None
+    error = None if error is None else error[begin:end]
+    return Explanations(statuses, phi, explanations.base_values, residual, detail, explanations.method, error)
 
 
 def without_attributions(

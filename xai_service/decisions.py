@@ -38,6 +38,9 @@ def split_explanations(explanations: Explanations, explained_at_ns: int) -> list
             detail="" if status is ExplanationStatus.COMPLETE else explanations.detail,
             method=explanations.method,
             explained_at_ns=explained_at_ns,
+            standard_error=explanations.standard_error[row]
+            if status is ExplanationStatus.COMPLETE and explanations.standard_error is not None
+            else None,
         )
         for row, status in enumerate(explanations.statuses)
     ]

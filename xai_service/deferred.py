@@ -9,16 +9,16 @@ import time
 from xai_service import assemble, treeshap
 from xai_service.decisions import split_explanations, stack_inputs
 from xai_service.errors import DecisionNotFound, InternalError, ModelError, ModelNotFound, Overloaded, Unavailable
-from xai_service.lanes import wait_until
 from xai_service.ledger.entry import Decision, decode_decision, encode_explanation
 from xai_service.ledger.store import Ledger
 from xai_service.model.repository import Repository
 from xai_service.model.snapshot import ModelSnapshot
-from xai_service.types import Attributions, ExplanationStatus
+from xai_service.types import ExplanationStatus
 
 _log = logging.getLogger(__name__)
 
 _BATCH = 64
+_LOOK_EVERY_S = 0.25
 
 
 class DeferredExplainer:
@@ -50,6 +50,7 @@ class DeferredExplainer:
         self._waiting = ledger.pending_count()
         self._looked_at = 0  # the ledger's sequence up to which pending decisions were looked at
         self._from_start = False
+        self._closing = threading.Event()
         # What an earlier process left is of models that are here now, if at all.
         self._held = {entry.snapshot for entry in repository.entries() if entry.snapshot is not None}
 
@@ -83,6 +84,10 @@ class DeferredExplainer:
         """Has every pending decision looked at again. Thread-safe."""
         with self._lock:
             self._from_start = True
+
+    def close(self) -> None:
+        """Has an explanation under way that takes long stopped; it stays pending. Thread-safe."""
+        self._closing.set()
 
     def __call__(self) -> bool:
         """Finishes up to a batch; returns whether there may be more.
@@ -125,7 +130,9 @@ class DeferredExplainer:
                 )
                 continue
             try:
-                self._finish(model, decisions)
+                # A row of a model that is asked takes as long as thousands of others do, and is stored once it is done.
+                for start in range(0, len(decisions), step := 1 if model.explains_by_asking else _BATCH):
+                    self._finish(model, decisions[start : start + step])
             except (Overloaded, Unavailable):
                 raise
             except Exception:  # noqa: BLE001 (logged whole; raised, it would be met again, and those behind it never)
@@ -142,12 +149,17 @@ class DeferredExplainer:
         return f"{name} {version} is another file now"
 
     def _finish(self, model: ModelSnapshot, decisions: list[Decision]) -> None:
+        if model.explains_by_asking and self._closing.is_set():
+            return
         rows, margin = stack_inputs(decisions)
         method = model.method_for(len(rows))
         try:
             job = model.explain(self._pool, rows, deferred=True)
-            wait_until(job.wait, lambda: None)
-            attributions = Attributions(job.result(), job.started_ns, job.finished_ns)
+            while not job.wait(_LOOK_EVERY_S):
+                if model.explains_by_asking and self._closing.is_set():
+                    job.cancel()
+                    return
+            attributions = model.attributions(job)
         except (RuntimeError, MemoryError) as error:
             explanations = assemble.without_attributions(
                 ExplanationStatus.FAILED, len(rows), model.base_values, method, f"the kernel failed: {error}"

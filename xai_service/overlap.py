@@ -77,9 +77,10 @@ class Overlap:
             return _unexplained(model, model.predict(rows), n, ExplanationStatus.DEFERRED, detail)
 
         here_us = pace.estimate_us(model.costs.explain_us(n))
-        in_turn = here_us <= min(_LONGEST_HERE_US, _SHARE_OF_WHAT_IS_LEFT * left_us) and (
-            not self._has_core_to_spare or learnt.order.in_turn()
+        may_be_here = not model.explains_by_asking and here_us <= min(
+            _LONGEST_HERE_US, _SHARE_OF_WHAT_IS_LEFT * left_us
         )
+        in_turn = may_be_here and (not self._has_core_to_spare or learnt.order.in_turn())
         started_ns = time.monotonic_ns()
         if in_turn:
             prediction, outcome = _in_turn(model, rows)
@@ -141,6 +142,6 @@ def _at_once(
     if not ready:
         return prediction, None
     try:
-        return prediction, Attributions(job.result(), job.started_ns, job.finished_ns)
+        return prediction, model.attributions(job)
     except (RuntimeError, MemoryError) as error:
         return prediction, error

@@ -159,6 +159,7 @@ def reply_json(reply: Reply, row: int, row_number: int) -> dict[str, Any]:
             "status": status.value,
             "attributions": None if phi is None else dict(zip(reply.feature_names, phi.tolist(), strict=True)),
             "base_values": reply.base_values,
+            "standard_error": _errors_json(reply.feature_names, reply.standard_error, row if complete else None),
             "additivity_residual": reply.additivity_residual[row],
             "detail": reply.detail,
             "method": _method_json(reply.method),
@@ -214,11 +215,21 @@ def _explanation_json(explanation: Explanation, names: Sequence[str]) -> dict[st
         "status": explanation.status.value,
         "attributions": None if phi is None else dict(zip(names, phi.tolist(), strict=True)),
         "base_values": explanation.base_values,
+        "standard_error": _errors_json(names, explanation.standard_error),
         "additivity_residual": explanation.additivity_residual,
         "detail": explanation.detail,
         "method": _method_json(explanation.method),
         "explained_at": None if explanation.explained_at is None else explanation.explained_at.isoformat(),
     }
+
+
+def _errors_json(
+    names: Sequence[str], errors: Float64Array | None, row: int | None = None
+) -> dict[str, list[float]] | None:
+    """By feature, of attributions that are estimates: all of them (features, outputs), or of one row."""
+    if errors is None or (errors.ndim == 3 and row is None):
+        return None
+    return dict(zip(names, (errors if row is None else errors[row]).tolist(), strict=True))
 
 
 def _method_json(method: Method) -> dict[str, str]:
@@ -308,6 +319,9 @@ def decision_text(decision: Decision, labels: Mapping[str, str] | None = None, t
     facts.append(
         ["explanation", f"adds up to within {explanation.additivity_residual:.0e}, {explanation.method.algorithm}"]
     )
+    if explanation.standard_error is not None:
+        largest = float(explanation.standard_error[:, output].max())
+        facts.append(["standard error", f"of each contribution at most {largest:.1g}: they are estimates"])
     shown = strongest(phi, top)
     weights = [signed(phi[index], span) for index in shown]
     widest = max(map(len, weights), default=0)

@@ -110,6 +110,7 @@ class ExplainService:
         """Takes nothing more, ends the background work and closes the ledger. Requests under way should be over."""
         self._admission.close()
         self._watch.close()
+        self._explainer.close()
         self._deferred.close()
         self._ledger.close()
         self.telemetry.close()

@@ -126,11 +126,13 @@ class Attributions:
     Attributes:
         phi: float64 (n, features, outputs).
         started_ns, finished_ns: `time.monotonic_ns` of the kernel's first and last work on them.
+        standard_error: float64 (n, features, outputs) of estimates; ``None`` where they are exact.
     """
 
     phi: Float64Array
     started_ns: int
     finished_ns: int
+    standard_error: Float64Array | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +146,7 @@ class Explanations:
         residual: float64 (n,), |base + Σφ − margin|, the worst output's; NaN where not computed.
         detail: why rows are deferred or failed; empty when all are complete.
         method: how it was, or will be, computed.
+        standard_error: float64 (n, features, outputs), of attributions that are estimates; ``None`` of exact ones.
     """
 
     statuses: tuple[ExplanationStatus, ...]
@@ -152,6 +155,7 @@ class Explanations:
     residual: Float64Array
     detail: str
     method: Method
+    standard_error: Float64Array | None = None
 
 
 @dataclass(frozen=True, slots=True)

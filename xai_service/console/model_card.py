@@ -173,8 +173,13 @@ def _outputs(manifest: Manifest) -> Section:
 
 
 def _explanation(manifest: Manifest) -> str:
+    drawn = manifest.explanation.background_drawn
     if manifest.explanation.algorithm == "interventional":
         return "interventional SHAP of the margin, exact: the mean over the rows of the background"
+    if manifest.explanation.algorithm == "permutation":
+        return "SHAP of the margin, estimated along random permutations against the background, with standard errors"
+    if manifest.explanation.algorithm == "linear":
+        return f"SHAP of a linear margin, exact: what each column adds, less its mean over the background ({drawn})"
     return f"path-dependent TreeSHAP of the margin, exact; covers are {_COVERS.get(manifest.cover, manifest.cover)}"
 
 

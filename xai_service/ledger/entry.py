@@ -48,6 +48,7 @@ class Explanation:
         detail: why it is deferred or failed; empty when complete.
         method: how it was, or will be, computed.
         explained_at_ns: nanoseconds since the Unix epoch.
+        standard_error: float64 (features, outputs) of attributions that are estimates; ``None`` where they are exact.
     """
 
     status: ExplanationStatus
@@ -57,6 +58,7 @@ class Explanation:
     detail: str
     method: Method
     explained_at_ns: int
+    standard_error: Float64Array | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +246,7 @@ def _explanation_record(explanation: Explanation, shape: tuple[int, int]) -> rec
         variant=explanation.method.variant,
         isa=explanation.method.isa,
         explained_at_ns=explanation.explained_at_ns,
+        standard_error_f64=_pack_optional(explanation.standard_error, _F64, shape, "standard errors"),
     )
 
 
@@ -262,6 +265,7 @@ def _explanation(record: record_pb2.ExplanationRecord, shape: tuple[int, int]) -
         detail=record.detail,
         method=Method(record.algorithm, record.variant, record.isa),
         explained_at_ns=record.explained_at_ns,
+        standard_error=_unpack_optional(record.standard_error_f64, _F64, shape, "standard errors"),
     )
 
 

@@ -15,12 +15,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from xai_service.errors import InvalidModel
 from xai_service.types import Float32Array
 
 FEW_ROWS = 8  # fewer than this are few: PathDependentExplainer::kManyRows
 _SIZES = (1, 16, 64, 4)  # each tells whether the next is affordable; the kernel's lanes are full at 16
 _TURNS = 5
 _LIMIT_US = 60_000.0
+_MOST_ASKED_US = 120e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +144,23 @@ def calibrate(
 ) -> Costs:
     """Returns what both cost, timed on batches of the rows given."""
     return Costs(timed(predict, rows), timed(explain, rows))
+
+
+def calibrate_asked(predict: Callable[[Float32Array], object], evaluations: int, rows: Float32Array) -> Costs:
+    """Returns what a model costs that is explained by asking it, so many times for each row.
+
+    Raises:
+        InvalidModel: explaining a row would take longer than anybody waits.
+    """
+    cost = timed(predict, rows)
+    row_us = cost.many.row_us * evaluations
+    if row_us > _MOST_ASKED_US:
+        raise InvalidModel(
+            f"explaining one row would take {row_us / 1e6:.0f} s, as the model is asked about {evaluations} rows for "
+            "it: give fewer rows of background, or a smaller model"
+        )
+    line = Line(cost.few.fixed_us, row_us)
+    return Costs(cost, BatchCost(line, line))
 
 
 def timed(

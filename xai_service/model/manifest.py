@@ -39,7 +39,7 @@ Task = Literal[
 ]
 Link = Literal["identity", "logistic", "softmax", "exponential", "one_vs_all"]
 Cover = Literal["sum_hessian", "data_count", "weighted_count", "node_hitrates", "row_count", "none"]
-Algorithm = Literal["path_dependent", "interventional"]
+Algorithm = Literal["path_dependent", "interventional", "linear", "permutation"]
 Kind = Literal["numeric", "categorical", "string"]
 
 KINDS: tuple[Kind, ...] = ("numeric", "categorical", "string")
@@ -56,7 +56,8 @@ LINKS: Mapping[str, tuple[Link, ...]] = {
 COVERS: tuple[Cover, ...] = ("sum_hessian", "data_count", "weighted_count", "node_hitrates", "row_count", "none")
 """``node_hitrates``: as another converter wrote them, whatever they count; ``row_count``: counted when packing."""
 
-ALGORITHMS: tuple[Algorithm, ...] = ("path_dependent", "interventional")
+ALGORITHMS: tuple[Algorithm, ...] = ("path_dependent", "interventional", "linear", "permutation")
+_WITH_BACKGROUND_FILE: tuple[Algorithm, ...] = ("interventional", "permutation")
 SCALED_LINKS: tuple[Link, ...] = ("logistic", "one_vs_all")
 """The links whose logistic function may be steeper or flatter than the usual one."""
 
@@ -159,9 +160,11 @@ class Explanation:
     """How the model is explained.
 
     Attributes:
-        algorithm: path-dependent TreeSHAP with the file's covers, or interventional SHAP against the rows of
-            ``background.npy``, which then is one of the bundle's files.
-        background_drawn: of interventional SHAP: how these rows were chosen, for people; else ``None``.
+        algorithm: path-dependent TreeSHAP with the file's covers; interventional SHAP against the rows of
+            ``background.npy``, which then is one of the bundle's files; or, of a linear model, SHAP against rows of
+            which only the means matter, which stand in the model file. Of any other model: sampled along permutations,
+            against the rows of ``background.npy``, with a standard error.
+        background_drawn: how the rows to explain against were chosen, for people; ``None`` where there are none.
     """
 
     algorithm: Algorithm = "path_dependent"
@@ -432,11 +435,12 @@ def _explanation(value: Any, files: Mapping[str, FileDigest]) -> Explanation:
     algorithm = cast("Algorithm", strict.one_of(fields["algorithm"], "explanation.algorithm", ALGORITHMS))
     drawn = fields["background_drawn"]
     is_there = "one of" if BACKGROUND_FILE in files else "not one of"
-    if (algorithm == "interventional") != (BACKGROUND_FILE in files):
+    if (algorithm in _WITH_BACKGROUND_FILE) != (BACKGROUND_FILE in files):
         strict.wrong("explanation.algorithm", f"is {algorithm}, and {BACKGROUND_FILE} is {is_there} the files")
-    if (algorithm == "interventional") != (drawn is not None):
+    if (algorithm == "path_dependent") != (drawn is None):
         strict.wrong(
-            "explanation.background_drawn", "must be given with interventional explanations, and null with others"
+            "explanation.background_drawn",
+            "must be given with all explanations but path-dependent ones, and null there",
         )
     return Explanation(algorithm, None if drawn is None else strict.text(drawn, "explanation.background_drawn"))
 

@@ -16,6 +16,21 @@ _MOST_VALUES = 1 << 22  # of the rows, and of their attributions: 32 MiB
 _THRESHOLDS = 256  # of which a row gets its values
 
 
+def rows_near_means(mean: Float32Array, weights: Float32Array) -> Float32Array:
+    """Returns float32 (n, features) rows, up to 64, around a linear model's means, whose margins are not all one way.
+
+    Args:
+        mean: float32 (features,).
+        weights: float32 (features, outputs).
+    """
+    n = max(1, min(_ROWS, _MOST_VALUES // weights.size))
+    largest = np.abs(weights).max(axis=1)
+    step = np.divide(1.0, largest, out=np.zeros(len(mean)), where=largest > 0) / np.sqrt(len(mean))
+    with np.errstate(over="ignore"):
+        rows = (mean + np.random.default_rng(0).normal(size=(n, len(mean))) * step).astype(np.float32)
+    return np.asarray(np.nan_to_num(rows, posinf=0.0, neginf=0.0))  # of a weight near 0
+
+
 def rows_near_thresholds(model: onnx.ModelProto, n_features: int, n_outputs: int) -> Float32Array:
     """Returns float32 (n, features) rows, up to 64, that reach many leaves.
 

@@ -17,7 +17,6 @@ from onnx import AttributeProto, TensorProto
 
 from xai_service.errors import InvalidModel
 from xai_service.model.manifest import Task
-from xai_service.model.onnx_trees import margin_output
 from xai_service.types import Float32Array, Prediction
 
 INTRA_OP_THREADS = 1
@@ -62,14 +61,25 @@ class OrtPredictor:
         data: its bytes.
         outputs: names that the file must compute, besides ``margin``.
         classes: how many probabilities it must give a row, where it computes any.
+        core: places of the operators that compute ``margin``, and names of what they take beside the input; ``None``
+            for the trees that it was read as. All others are links.
+        most_rows: to run at once; ``None``: all.
 
     Raises:
         InvalidModel: a name is not UTF-8, the graph holds more than trees and links, lacks an output or gives it
             another shape or type, or ONNX Runtime refuses it.
     """
 
-    def __init__(self, model: onnx.ModelProto, data: bytes, outputs: tuple[str, ...], classes: int = 2) -> None:
-        _check_graph(model, outputs)
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        data: bytes,
+        outputs: tuple[str, ...],
+        classes: int = 2,
+        core: tuple[frozenset[int], frozenset[str]] | None = None,
+        most_rows: int | None = None,
+    ) -> None:
+        _check_graph(model, outputs, core or _trees_of(model))
         try:
             self._session = open_session(data)
             (declared,) = self._session.get_inputs()
@@ -79,6 +89,7 @@ class OrtPredictor:
         self._outputs = ("margin", *outputs)
         named = ("probabilities", "label", "prediction")
         self._places = [self._outputs.index(name) if name in self._outputs else None for name in named]
+        self._most_rows = most_rows
         self._probe(n_features, classes)
 
     def predict(self, rows: Float32Array) -> Prediction:
@@ -88,10 +99,20 @@ class OrtPredictor:
             rows: float32 (n, features), C order, n ≥ 1.
         """
         started = time.monotonic_ns()
-        values = self._session.run(self._outputs, {self._input: rows})
+        if self._most_rows is None or len(rows) <= self._most_rows:
+            values = self._session.run(self._outputs, {self._input: rows})
+        else:
+            values = self._run_in_parts(rows, self._most_rows)
         finished = time.monotonic_ns()
         probabilities, labels, prediction = (None if at is None else values[at] for at in self._places)
         return Prediction(values[0], probabilities, labels, prediction, started, finished)
+
+    def _run_in_parts(self, rows: Float32Array, most: int) -> list[Any]:
+        parts = [
+            self._session.run(self._outputs, {self._input: rows[start : start + most]})
+            for start in range(0, len(rows), most)
+        ]
+        return [np.concatenate(one) for one in zip(*parts, strict=True)]
 
     def _probe(self, n_features: int, classes: int) -> None:
         """Runs a few rows: declared shapes are the file's own claim, what comes out is not."""
@@ -126,30 +147,36 @@ def check_text(message: Any) -> None:
                 raise InvalidModel(f"{field.full_name.removeprefix('onnx.')} is not UTF-8: {one[:64]!r}")
 
 
-def _check_graph(model: onnx.ModelProto, outputs: tuple[str, ...]) -> None:
+def _trees_of(model: onnx.ModelProto) -> tuple[frozenset[int], frozenset[str]]:
+    places = frozenset(i for i, node in enumerate(model.graph.node) if node.op_type == "TreeEnsembleRegressor")
+    return places, frozenset()
+
+
+def _check_graph(model: onnx.ModelProto, outputs: tuple[str, ...], core: tuple[frozenset[int], frozenset[str]]) -> None:
     graph = model.graph
+    nodes, constants = core
+    links = [node for i, node in enumerate(graph.node) if i not in nodes]
     foreign = sorted(
         {
             f"{node.domain or 'ai.onnx'}:{node.op_type}"
-            for node in graph.node
+            for node in links
             if not (node.op_type in _LINK_OPERATORS and node.domain in ("", "ai.onnx"))
-            and node.op_type != "TreeEnsembleRegressor"
         }
     )
     if foreign:
         raise InvalidModel(f"the graph may hold trees and links only, not {foreign[:4]}")
-    _check_size(graph)
-    if margin_output(model) != "margin":
-        raise InvalidModel(f"the trees' output must be named margin, not {margin_output(model)!r}")
+    _check_size(graph, links, constants)
+    computed = [name for i in nodes for name in graph.node[i].output]
+    if "margin" not in computed:
+        raise InvalidModel(f"the trees' output must be named margin, not {computed[0]!r}")
     missing = {"margin", *outputs} - {value.name for value in graph.output}
     if missing:
         raise InvalidModel(f"the graph lacks the outputs {sorted(missing)}")
     check_text(model)  # last: only now is the graph known to be small
 
 
-def _check_size(graph: onnx.GraphProto) -> None:
+def _check_size(graph: onnx.GraphProto, links: Sequence[onnx.NodeProto], constants: frozenset[str]) -> None:
     """Refuses what could make a small file compute large values: see `_LINK_OPERATORS`."""
-    links = [node for node in graph.node if node.op_type != "TreeEnsembleRegressor"]
     if len(links) > _MAX_LINKS or any(len(node.input) > _MAX_LINK_INPUTS for node in links):
         raise InvalidModel(f"the graph may hold {_MAX_LINKS} links of {_MAX_LINK_INPUTS} inputs each at most")
     if sum(node.op_type == "Concat" for node in links) > 1:
@@ -165,5 +192,7 @@ def _check_size(graph: onnx.GraphProto) -> None:
     for tensor in graph.initializer:
         if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
             raise InvalidModel("the model keeps data in other files; a bundle's model is one file")
+        if tensor.name in constants:
+            continue
         if len(tensor.dims) > 1 or any(dim != 1 for dim in tensor.dims):
             raise InvalidModel("a link's constants must hold one number each")

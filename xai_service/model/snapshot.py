@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,29 +11,21 @@ import numpy as np
 from xai_service import _treeshap
 from xai_service.errors import InvalidModel
 from xai_service.model.agreement import check_agreement
-from xai_service.model.background import read_background
 from xai_service.model.bundle import Bundle
-from xai_service.model.costs import Costs, calibrate
-from xai_service.model.manifest import BACKGROUND_FILE, Manifest
-from xai_service.model.onnx_trees import parse_model, read_forest
-from xai_service.model.probe_rows import rows_near_thresholds
+from xai_service.model.costs import Costs, calibrate, calibrate_asked
+from xai_service.model.explainers import Explainer, Job, read_core
+from xai_service.model.manifest import Manifest
+from xai_service.model.onnx_trees import parse_model
 from xai_service.model.raw_features import RawFeatures
 from xai_service.model.session import OUTPUTS, OrtPredictor
-from xai_service.treeshap import (
-    InterventionalPlan,
-    PathDependentExplainer,
-    compile_explainer,
-    compile_interventional,
-    method_for,
-)
-from xai_service.types import Float32Array, Float64Array, Int64Array, Method, Prediction
+from xai_service.types import Attributions, Float32Array, Float64Array, Int64Array, Method, Prediction
 
 _SMALL_BATCH = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class ModelSnapshot:
-    """A bundle whose file is both served by ONNX Runtime and explained by the kernel.
+    """A bundle whose file is both served by ONNX Runtime and explained.
 
     Attributes:
         manifest: what the bundle says of itself.
@@ -52,8 +45,8 @@ class ModelSnapshot:
     base_values: Float64Array
     costs: Costs
     _predictor: OrtPredictor
-    _explainer: PathDependentExplainer | InterventionalPlan
-    _n_trees: int
+    _explainer: Explainer
+    _method_for: Callable[[int], Method]
     _methods: dict[int, Method] = field(default_factory=dict)  # of small batches, which are asked for again and again
 
     @classmethod
@@ -70,25 +63,35 @@ class ModelSnapshot:
         """
         manifest = bundle.manifest
         model = parse_model(bundle.onnx_bytes)
-        # The forest first: it refuses cycles, on which ONNX Runtime might run for ever.
-        forest = read_forest(model)
-        if forest.n_features != len(manifest.features):
+        # What computes the margin first: the reader of trees refuses cycles, on which ONNX Runtime might run for ever.
+        core = read_core(model, manifest.explanation.algorithm, bundle.files)
+        if core.n_features != len(manifest.features):
             raise InvalidModel(
-                f"the model takes {forest.n_features} features, its manifest names {len(manifest.features)}"
+                f"the model takes {core.n_features} features, its manifest names {len(manifest.features)}"
             )
         due = _margins_due(manifest)
-        if due is not None and forest.n_outputs != due:
+        if due is not None and core.n_outputs != due:
             raise InvalidModel(
-                f"the model computes {forest.n_outputs} margins; "
+                f"the model computes {core.n_outputs} margins; "
                 + ("a binary classifier has one" if due == 1 else f"there are {due} classes, with a margin each")
             )
-        explainer = _explainer_of(bundle, forest)
-        predictor = OrtPredictor(model, bundle.onnx_bytes, OUTPUTS[manifest.task], len(manifest.classes))
-        rows = rows_near_thresholds(model, forest.n_features, forest.n_outputs)
-        missing = np.full_like(rows[:1], np.nan)
-        check_agreement(manifest, model, predictor.predict, np.concatenate([rows, missing]), explainer.base_values)
+        predictor = OrtPredictor(
+            model,
+            bundle.onnx_bytes,
+            OUTPUTS[manifest.task],
+            len(manifest.classes),
+            (core.nodes, core.constants),
+            core.most_rows,
+        )
+        explainer = core.explainer(lambda rows: predictor.predict(rows).margin)
+        missing = np.full_like(core.rows[:1], np.nan)
+        check_agreement(manifest, model, predictor.predict, np.concatenate([core.rows, missing]), explainer.base_values)
         names = tuple(feature.name for feature in manifest.features)
-        costs = calibrate(predictor.predict, explainer.explain, rows)
+        costs = (
+            calibrate(predictor.predict, explainer.explain, core.rows)
+            if not core.evaluations
+            else calibrate_asked(predictor.predict, core.evaluations, core.rows)
+        )
         categorical = np.flatnonzero([feature.kind == "categorical" for feature in manifest.features])
         return cls(
             manifest=manifest,
@@ -100,7 +103,7 @@ class ModelSnapshot:
             costs=costs,
             _predictor=predictor,
             _explainer=explainer,
-            _n_trees=forest.n_trees,
+            _method_for=core.method_for,
         )
 
     @property
@@ -112,7 +115,7 @@ class ModelSnapshot:
         """Returns how the attributions of a batch of so many rows are computed."""
         method = self._methods.get(rows)
         if method is None:
-            method = method_for(self._explainer, self._n_trees, rows)
+            method = self._method_for(rows)
             if rows <= _SMALL_BATCH:
                 self._methods[rows] = method
         return method
@@ -121,21 +124,23 @@ class ModelSnapshot:
         """Returns ONNX Runtime's answer for float32 (n, features) rows, n ≥ 1. Drops the GIL."""
         return self._predictor.predict(rows)
 
-    def explain(
-        self, pool: _treeshap.WorkerPool, rows: Float32Array, *, deferred: bool = False
-    ) -> _treeshap.ExplainJob:
+    @property
+    def explains_by_asking(self) -> bool:
+        """Whether explanations are estimated by asking the model, for which a row takes long."""
+        return self.manifest.explanation.algorithm == "permutation"
+
+    def attributions(self, job: Job) -> Attributions:
+        """Returns what a job that is over found. Raises RuntimeError or MemoryError where it found nothing."""
+        error = getattr(job, "standard_error", None) if self.explains_by_asking else None
+        return Attributions(job.result(), job.started_ns, job.finished_ns, error)
+
+    def explain(self, pool: _treeshap.WorkerPool, rows: Float32Array, *, deferred: bool = False) -> Job:
         """Queues the rows' attributions on ``pool``, behind all live work when ``deferred``, and returns at once."""
         return self._explainer.submit(pool, rows, deferred=deferred)
 
     def explain_here(self, rows: Float32Array) -> Float64Array:
         """Returns the rows' attributions, float64 (n, features, outputs), computed by the calling thread."""
         return self._explainer.explain(rows)
-
-
-def _explainer_of(bundle: Bundle, forest: _treeshap.Forest) -> PathDependentExplainer | InterventionalPlan:
-    if bundle.manifest.explanation.algorithm == "path_dependent":
-        return compile_explainer(forest)
-    return compile_interventional(forest, read_background(bundle.files[BACKGROUND_FILE], forest.n_features))
 
 
 def _margins_due(manifest: Manifest) -> int | None:

@@ -6,6 +6,8 @@ What happens, file by file::
     xgboost …       native model → native.NativeModel, with a treelite model's trees (treelite_trees) or its own
     onnx_file       another converter's file → the same: onnx_graph says what it computes, onnx_ensembles and
                     onnx_opset5 read its tree operator, raw_trees makes trees of it
+    additive        linear models, alone or behind a pipeline's steps: the line and the lookups that are served
+    asked           any other model: its graph, served as it is (sklearn_asked converts scikit-learn's)
     forest          trees as arrays, with covers that make sense
     rows            the caller's rows as float32, and the features' names
     covers          counted, for a model that carries none

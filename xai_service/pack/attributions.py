@@ -10,6 +10,9 @@ Against a background no library's word is taken: shap's is wrong where splits as
 computed from the native model's trees leaf by leaf (`xai_service.pack.interventional`), on fewer probes and for a few
 of the background's rows; and the base values are held to the native model's mean margin on all of them. Deep trees are
 explained by walking the background down each: then fewer probes are added up, evenly drawn.
+
+Of a linear model the reference is what its own weights, behind the pipeline's own steps, add for each column, less the
+mean of that over the rows explained against.
 """
 
 from __future__ import annotations
@@ -23,13 +26,18 @@ import numpy as np
 
 from xai_service.assemble import residuals
 from xai_service.errors import ModelError, PackRefused
+from xai_service.model.explainers import read_core
+from xai_service.model.onnx_trees import parse_model
+from xai_service.model.session import open_session
 from xai_service.pack import interventional
 from xai_service.pack.probes import evenly, materialise, shown_row
+from xai_service.permutation import PermutationExplainer
 from xai_service.treeshap import TreeExplainer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from xai_service.model.explainers import Explainer
     from xai_service.pack.native import NativeModel
     from xai_service.pack.probes import Probe
     from xai_service.types import Float32Array, Float64Array
@@ -42,6 +50,7 @@ _ROWS_OF_EACH_KIND = 96
 _ROWS_LEAF_BY_LEAF = 16
 _BACKGROUND_LEAF_BY_LEAF = 24
 _MOST_LEAVES = 1 << 18  # looked at leaf by leaf, over all rows: each takes some 0.1 ms
+_ROWS_ASKED, _BACKGROUND_ASKED = 4, 8
 _MOST_WALKS = 1 << 26  # of a background row down a tree: each takes about a microsecond
 
 
@@ -82,7 +91,9 @@ def prove_attributions(
     Raises:
         PackRefused: the file cannot be explained, or they differ; shows the worst row.
     """
-    explainer = _explainer(model, background)
+    if native.asked is not None and background is not None:
+        return _prove_asked(model, native, X, background)
+    explainer = _linear(model) if native.line is not None else _explainer(model, background)
     base = np.atleast_1d(explainer.expected_value)
     if background is None:
         reference = native
@@ -118,8 +129,48 @@ def prove_attributions(
     return Explained(compared, len(added), reference.contributions_by if compared else None, difference, worst)
 
 
-def _most_added(explainer: TreeExplainer, native: NativeModel, background: Float32Array | None) -> int:
-    if background is None or explainer.method_for(1).variant == "tables-f32":
+def _prove_asked(model: bytes, native: NativeModel, X: Float32Array, background: Float32Array) -> Explained:
+    """Of a model that is asked: base values, and a few rows' sums. Nothing else computes its attributions."""
+    session = open_session(model)
+
+    def margin(rows: Float32Array) -> Float32Array:
+        return np.asarray(session.run(["margin"], {"input": rows})[0])
+
+    explainer = PermutationExplainer(margin, background, b"")
+    _check_base(explainer.base_values, native, background)
+    rows = X[evenly(len(X), _ROWS_ASKED)]
+    few = PermutationExplainer(margin, background[evenly(len(background), _BACKGROUND_ASKED)], b"")
+    share = _residual(few.explain(rows), few.base_values, margin(rows))
+    worst = float(share.max())
+    if not worst <= ADDITIVITY_TOLERANCE:
+        raise PackRefused(
+            f"attributions do not add up to the margin: they miss it by {worst:.3g} of their size; "
+            f"{ADDITIVITY_TOLERANCE:g} is allowed. Nothing was written."
+        )
+    return Explained(0, len(rows), None, 0.0, worst)
+
+
+class _Linear:
+    """A linear model's explanations as they are served, in the shape of a `TreeExplainer`."""
+
+    def __init__(self, explainer: Explainer) -> None:
+        self.expected_value = explainer.base_values
+        self.shap_values = explainer.explain
+
+
+def _unasked(_rows: Float32Array) -> Float32Array:
+    raise AssertionError("a linear model is explained without asking it")
+
+
+def _linear(model: bytes) -> _Linear:
+    try:
+        return _Linear(read_core(parse_model(model), "linear", {}).explainer(_unasked))
+    except ModelError as error:
+        raise PackRefused(f"the ONNX model cannot be explained: {error}") from error
+
+
+def _most_added(explainer: TreeExplainer | _Linear, native: NativeModel, background: Float32Array | None) -> int:
+    if background is None or isinstance(explainer, _Linear) or explainer.method_for(1).variant == "tables-f32":
         return sys.maxsize
     return max(256, _MOST_WALKS // (len(background) * len(native.trees)))
 
@@ -142,7 +193,7 @@ def _check_base(base: Float64Array, native: NativeModel, background: Float32Arra
         )
 
 
-def _phi(explainer: TreeExplainer, rows: Float32Array) -> Float64Array:
+def _phi(explainer: TreeExplainer | _Linear, rows: Float32Array) -> Float64Array:
     """Returns float64 (n, features, outputs)."""
     return explainer.shap_values(rows).reshape(*rows.shape, -1)
 
@@ -154,7 +205,7 @@ def _residual(phi: Float64Array, base: Float64Array, margins: Float32Array) -> F
 
 
 def _compare(
-    explainer: TreeExplainer,
+    explainer: TreeExplainer | _Linear,
     native: NativeModel,
     X: Float32Array,
     sample: Mapping[int, Probe],

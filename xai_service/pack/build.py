@@ -31,9 +31,12 @@ from xai_service.model.manifest import (
 from xai_service.model.model_file import MAX_MODEL_BYTES
 from xai_service.model.provenance import Background
 from xai_service.pack import onnx_writer, parity, readers, rows, signing
-from xai_service.pack.background import read_background_rows
+from xai_service.pack.additive import centred
+from xai_service.pack.asked import check_background
+from xai_service.pack.background import BackgroundRows, read_background_rows
 from xai_service.pack.card import read_statements
 from xai_service.pack.covers import with_covers
+from xai_service.pack.progress import telling
 from xai_service.pack.provenance import digest_rows, find_out, prove_monotonicity
 from xai_service.pack.publish import destination, publish
 
@@ -69,7 +72,7 @@ def pack(
     background: Any = None,
     background_rows: int | None = None,
     covers: Literal["model", "count"] = "model",
-    progress: Callable[[str, float], None] | None = None,
+    progress: Callable[[str, float], None] | bool | None = None,
 ) -> Path:
     """Writes the bundle ``out/name/version`` and returns its directory.
 
@@ -79,9 +82,10 @@ def pack(
 
     Args:
         model: a Booster of XGBoost or LightGBM, a model of either's scikit-learn interface, of CatBoost or of
-            scikit-learn itself; a fitted scikit-learn Pipeline that ends in such a model and makes each of its columns
-            of one raw column; the path of a file that its save_model wrote (.json or .ubj, .txt, .cbm or .json); or an
-            ONNX file that another converter made, its path or a ``ModelProto``.
+            scikit-learn itself, of trees, linear, or any other that is explained by asking it; a fitted scikit-learn
+            Pipeline that ends in such a model and makes each of its columns of one raw column; the path of a file that
+            its save_model wrote (.json or .ubj, .txt, .cbm or .json); or an ONNX file that another converter made, its
+            path or a ``ModelProto``.
         X: (n, features) array-like or DataFrame of numbers, n ≥ 1, NaN where missing: rows such as will be served.
             Where the model knows categories, a DataFrame holds the categories themselves, and an array their codes.
             For a pipeline, raw rows, strings among them, as it was fitted on.
@@ -101,91 +105,107 @@ def pack(
             mapping with the same keys, or a `Provenance`. All of it is optional; nothing is made up for the rest.
         features: what you state of features, by name, as in a card's ``[features]``.
         background: rows such as ``X`` to explain against, at most 10,000, some hundred are usual: attributions are then
-            interventional, and need no covers. ``None``: path-dependent.
+            interventional, and need no covers. ``None``: path-dependent. A linear model's means are of these rows, or
+            else of ``X``. What is neither trees nor linear needs them, at most 1,000.
         background_rows: draw so many of them at random, without replacement, always the same.
         covers: of an ONNX file of another converter: "model" takes those that it carries, if any; "count" counts the
             rows of ``X`` through the trees. That is right where ``X`` is what the trees were trained on, each row once
             and unweighted: not with bootstrap or sampling, nor for XGBoost, whose covers are sums of Hessians.
-        progress: is told the stage and the share done of the whole, 0 to 1.
+        progress: a function that is told the stage and the share done of the whole, 0 to 1; ``True`` for a bar, tqdm's
+            where that is installed; ``False`` for none; ``None`` for a bar in notebooks and at a prompt, and none else.
 
     Raises:
         PackRefused: the model or an argument is not supported, or the conversion is not proven; nothing was written.
     """
-    tell = progress or (lambda _stage, _share: None)
-    _check_kinds(out=out, raw_score=raw_score, key=key)
-    feature_names, classes = _names("feature_names", feature_names), _names("classes", classes)
-    path = destination(Path(out), name, version)
-    tell("read", 0.0)
-    native, values, columns = _read(model, X, raw_score=raw_score)
-    if background is None and background_rows is not None:
-        raise PackRefused("background_rows: there is no background to draw them from")
-    if background is not None and readers.is_pipeline(model):
-        _, background, _ = _read(model, background, raw_score=raw_score)
-    if values.shape[1] != native.n_features:
-        raise PackRefused(f"X has {values.shape[1]} columns, the model takes {native.n_features}")
-    names = rows.name_features(native.n_features, given=feature_names, model=native.feature_names, columns=columns)
-    described = rows.describe_features(values, names, missing, native)
-    origin = find_out(read_statements(provenance, features, names), native, values, names)
-    native = with_covers(native, values, covers, has_background=background is not None)
-    compared_with = None if background is None else read_background_rows(background, native, names, background_rows)
-    files = {} if compared_with is None else {BACKGROUND_FILE: write_background(compared_with.rows)}
-    if compared_with is not None:
-        drawn = Background(digest_rows(compared_with.rows), compared_with.drawn)
-        origin = dataclasses.replace(origin, background=drawn)
+    with telling(progress) as tell:
+        _check_kinds(out=out, raw_score=raw_score, key=key)
+        feature_names, classes = _names("feature_names", feature_names), _names("classes", classes)
+        path = destination(Path(out), name, version)
+        tell("read", 0.0)
+        native, values, columns = _read(model, X, raw_score=raw_score)
+        if background is None and background_rows is not None:
+            raise PackRefused("background_rows: there is no background to draw them from")
+        if background is not None and readers.is_pipeline(model):
+            _, background, _ = _read(model, background, raw_score=raw_score)
+        if values.shape[1] != native.n_features:
+            raise PackRefused(f"X has {values.shape[1]} columns, the model takes {native.n_features}")
+        names = rows.name_features(native.n_features, given=feature_names, model=native.feature_names, columns=columns)
+        described = rows.describe_features(values, names, missing, native)
+        origin = find_out(read_statements(provenance, features, names), native, values, names)
+        native = with_covers(native, values, covers, has_background=background is not None)
+        compared_with = None if background is None else read_background_rows(background, native, names, background_rows)
+        explanation = Explanation() if compared_with is None else Explanation("interventional", compared_with.drawn)
+        if native.additive is not None:
+            compared_with = compared_with or BackgroundRows(values, f"{len(values)} rows: those packed with")
+            explanation = Explanation("linear", compared_with.drawn)
+            native = centred(native, values, compared_with.rows, names)
+        if native.asked is not None:
+            compared_with = check_background(compared_with)
+            explanation = Explanation("permutation", compared_with.drawn)
+        if compared_with is not None:
+            drawn = Background(digest_rows(compared_with.rows), compared_with.drawn)
+            origin = dataclasses.replace(origin, background=drawn)
+        files = {}
+        if compared_with is not None and explanation.algorithm != "linear":
+            files[BACKGROUND_FILE] = write_background(compared_with.rows)
 
-    # Everything but the certificate, so that a wrong argument does not first cost the time of the proof.
-    draft = _checked(
-        Manifest(
-            schema=SCHEMA,
-            name=name,
-            version=path.name,
-            created_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        # Everything but the certificate, so that a wrong argument does not first cost the time of the proof.
+        draft = _checked(
+            Manifest(
+                schema=SCHEMA,
+                name=name,
+                version=path.name,
+                created_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+                task=native.task,
+                link=native.link,
+                link_scale=native.link_scale,
+                cover=native.cover,
+                features=described,
+                classes=_classes(native, classes),
+                threshold=_threshold(native, threshold),
+                favourable_class=favourable_class,
+                latency_budget_ms=None
+                if latency_budget_ms is None
+                else _number("latency_budget_ms", latency_budget_ms),
+                files={MODEL_FILE: FileDigest("0" * 64, 0), **_digests(files)},
+                parity=_UNPROVEN,
+                made_by=_made_by(native),
+                provenance=origin,
+                explanation=explanation,
+            )
+        )
+        tell("convert", 0.1)
+        origin = prove_monotonicity(origin, native, names)
+        data = onnx_writer.write_onnx(
+            native.trees,
+            base=native.base,
             task=native.task,
             link=native.link,
             link_scale=native.link_scale,
-            cover=native.cover,
-            features=described,
-            classes=_classes(native, classes),
-            threshold=_threshold(native, threshold),
-            favourable_class=favourable_class,
-            latency_budget_ms=None if latency_budget_ms is None else _number("latency_budget_ms", latency_budget_ms),
-            files={MODEL_FILE: FileDigest("0" * 64, 0), **_digests(files)},
-            parity=_UNPROVEN,
-            made_by=_made_by(native),
-            provenance=origin,
-            explanation=Explanation() if compared_with is None else Explanation("interventional", compared_with.drawn),
+            threshold=draft.threshold,
+            n_features=len(names),
+            metadata=metadata_of(draft),
+            line=native.line,
+            asked=native.asked,
         )
-    )
-    tell("convert", 0.1)
-    origin = prove_monotonicity(origin, native.trees, names)
-    data = onnx_writer.write_onnx(
-        native.trees,
-        base=native.base,
-        task=native.task,
-        link=native.link,
-        link_scale=native.link_scale,
-        threshold=draft.threshold,
-        n_features=len(names),
-        metadata=metadata_of(draft),
-    )
-    if len(data) > MAX_MODEL_BYTES:
-        raise PackRefused(f"the ONNX file would have {len(data)} bytes; at most {MAX_MODEL_BYTES} are served")
-    tell("prove", 0.2)
-    certificate = parity.prove(
-        data,
-        native=native,
-        X=values,
-        names=names,
-        threshold=draft.threshold,
-        background=None if compared_with is None else compared_with.rows,
-        progress=lambda share: tell("prove", 0.2 + 0.7 * share),
-    )
-    tell("write", 0.9)
-    files = {MODEL_FILE: data, **files}
-    manifest = _checked(dataclasses.replace(draft, files=_digests(files), parity=certificate, provenance=origin))
-    publish(path, files | signing.manifest_files(manifest, key))
-    tell("done", 1.0)
-    return path
+        if len(data) > MAX_MODEL_BYTES:
+            raise PackRefused(f"the ONNX file would have {len(data)} bytes; at most {MAX_MODEL_BYTES} are served")
+        tell("prove", 0.2)
+        certificate = parity.prove(
+            data,
+            native=native,
+            X=values,
+            names=names,
+            threshold=draft.threshold,
+            background=None if compared_with is None or native.line is not None else compared_with.rows,
+            progress=lambda share: tell("prove", 0.2 + 0.7 * share),
+        )
+        tell("write", 0.9)
+        files = {MODEL_FILE: data, **files}
+        manifest = _checked(dataclasses.replace(draft, files=_digests(files), parity=certificate, provenance=origin))
+        publish(path, files | signing.manifest_files(manifest, key))
+        tell("done", 1.0)
+        return path
 
 
 def _digests(files: Mapping[str, bytes]) -> dict[str, FileDigest]:

@@ -29,12 +29,14 @@ class Derived:
         how: its values are the raw ones; never fall where those rise; or are looked up, as an encoder does.
         known: what encoders look raw values up in, strings or numbers.
         is_plain: whether nothing but choices of columns and imputers came before, which keep a value as it is.
+        bent: the step that made it rise otherwise than in a straight line, for people; empty where none did.
     """
 
     raw: int
     how: How = "same"
     known: tuple[Any, ...] = ()
     is_plain: bool = True
+    bent: str = ""
 
 
 def follow(steps: Sequence[tuple[str, Any]], names: Sequence[str]) -> list[Derived]:
@@ -146,10 +148,26 @@ def _rising(_step: Any, columns: list[Derived], _where: str) -> list[Derived]:
     return [_risen(one) for one in columns]
 
 
+def _ranged(step: Any, columns: list[Derived], where: str) -> list[Derived]:
+    return (
+        _bending(step, columns, f"{where}, {type(step).__name__}(clip=True)")
+        if step.clip
+        else _rising(step, columns, where)
+    )
+
+
+def _binary(step: Any, columns: list[Derived], where: str) -> list[Derived]:
+    return _bending(step, columns, f"{where}, {type(step).__name__}")
+
+
+def _bending(_step: Any, columns: list[Derived], where: str) -> list[Derived]:
+    return [replace(_risen(one), bent=one.bent or where) for one in columns]
+
+
 def _binned(step: Any, columns: list[Derived], where: str) -> list[Derived]:
     if step.encode != "ordinal":
         raise _refusal(step, where, f"has encode={step.encode!r}, which makes intervals; encode='ordinal' is taken")
-    return _rising(step, columns, where)
+    return _binary(step, columns, where)
 
 
 def _risen(column: Derived) -> Derived:
@@ -209,10 +227,10 @@ _STEPS: Mapping[str, Callable[[Any, list[Derived], str], list[Derived]]] = {
     "OrdinalEncoder": _encoded,
     "TargetEncoder": _encoded,
     "StandardScaler": _rising,
-    "MinMaxScaler": _rising,
+    "MinMaxScaler": _ranged,
     "MaxAbsScaler": _rising,
     "RobustScaler": _rising,
-    "Binarizer": _rising,
+    "Binarizer": _binary,
     "KBinsDiscretizer": _binned,
     "FunctionTransformer": _same,
 }

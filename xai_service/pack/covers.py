@@ -29,6 +29,11 @@ def with_covers(native: NativeModel, X: Float32Array, covers: str, *, has_backgr
     """
     if covers not in ("model", "count"):
         raise PackRefused(f"covers is {covers!r}; 'model' or 'count' is expected")
+    if not native.trees:
+        if covers == "count":
+            kind = "a linear model" if native.additive is not None else "a model without trees"
+            raise PackRefused(f"covers='count': {kind} has no covers: leave the option out")
+        return native
     if covers == "count":
         if native.cover not in ("none", "node_hitrates"):
             raise PackRefused(

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from xai_service.model.manifest import Cover, Link, Task
     from xai_service.model.provenance import Monotonicity, Scalar
+    from xai_service.pack.additive import Additive, Line
+    from xai_service.pack.asked import Asked
     from xai_service.pack.forest import Tree
     from xai_service.pack.raw_columns import RawColumn
     from xai_service.types import Float32Array, Float64Array
@@ -48,6 +50,11 @@ class NativeModel:
         contributions_by: what computes them, such as "xgboost pred_contribs".
         why_no_covers: where ``cover`` is "none": the reason, for people.
         raw: of a pipeline, the raw columns that it takes; ``None`` where any number is taken in any column.
+        additive: of a linear model, what each column adds; ``None`` of trees. Until it is centred
+            (`xai_service.pack.additive`) there are no trees, and ``base`` is not yet that of the file.
+        line: its linear part as it is served, once centred.
+        asked: of a model that is neither trees nor linear, the graph that is served.
+        weights: float64 (features, outputs) of a linear model, of the columns that it sees itself.
     """
 
     made_by: Mapping[str, str]
@@ -70,6 +77,10 @@ class NativeModel:
     monotonicity: tuple[Monotonicity, ...] | None = None
     why_no_covers: str = ""
     raw: tuple[RawColumn, ...] | None = None
+    additive: Additive | None = None
+    line: Line | None = None
+    weights: Float64Array | None = None
+    asked: Asked | None = None
 
     @property
     def n_outputs(self) -> int:

@@ -21,12 +21,16 @@ from xai_service.model.manifest import is_name
 from xai_service.model.model_file import MAX_MODEL_BYTES
 from xai_service.model.onnx_trees import parse_model
 from xai_service.model.session import check_text, open_session
+from xai_service.pack.additive import Additive, Lookups
+from xai_service.pack.asked import model_input, take_over
 from xai_service.pack.forest import check_covers, check_forest
 from xai_service.pack.native import NativeModel
 from xai_service.pack.onnx_graph import Graph, understand
+from xai_service.pack.onnx_linear import Linear, read_linear_file
 from xai_service.pack.raw_trees import neutral_trees
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -39,6 +43,7 @@ _NO_COVERS = "the file carries no covers"
 _SURE = 1e-6  # how far a probability must be from another label's for the label to be beyond doubt
 _SUMS_TO_1 = 1e-5
 _MAX_VERSION = 64
+_TWO = 2
 
 
 def load(path: Path) -> onnx.ModelProto:
@@ -66,6 +71,8 @@ def read(model: Any, *, raw_score: bool = False) -> NativeModel:
     """
     if not isinstance(model, onnx.ModelProto):
         raise PackRefused(f"{type(model).__module__}.{type(model).__qualname__} is not supported; a ModelProto is")
+    if not any(str(node.op_type).startswith("TreeEnsemble") for node in model.graph.node):
+        return _read_without_trees(model, raw_score=raw_score)
     try:
         graph = understand(model)
         trees = neutral_trees(graph.ensemble.raw)
@@ -91,6 +98,99 @@ def read(model: Any, *, raw_score: bool = False) -> NativeModel:
         categorical=_categorical(trees),
         why_no_covers=why,
     )
+
+
+def _read_without_trees(model: onnx.ModelProto, *, raw_score: bool) -> NativeModel:
+    """Returns the description of a linear file; of any other, which is served as it is and explained by asking it."""
+    asked = take_over(model, raw_score=raw_score)
+    linear = read_linear_file(model, str(model_input(model).name), asked.n_features)
+    if linear is not None:
+        return _linear(model, linear, asked.n_features, raw_score=raw_score)
+    ask_file = _asking(model, [asked.source, asked.score])
+
+    def ask(rows: Float32Array) -> tuple[NDArray[Any], NDArray[Any]]:
+        margin, score = ask_file(rows)
+        if margin.shape[1] == _TWO and asked.width == 1:
+            margin = margin[:, 1:] - margin[:, :1] if asked.link == "logistic" else margin[:, 1:]
+        if score.shape[1] == _TWO and asked.width == 1:
+            score = score[:, 1:]
+        return margin, margin if raw_score else score
+
+    with np.errstate(all="ignore"):
+        gap = ask(np.full((1, asked.n_features), np.nan, np.float32))[0]
+    return NativeModel(
+        made_by=_converter(model),
+        trees=(),
+        base=np.zeros(asked.width),
+        task=asked.task,
+        link=asked.link,
+        cover="none",
+        n_features=asked.n_features,
+        feature_names=None,
+        predict=ask,
+        takes_missing=bool(np.isfinite(gap).all()),
+        asked=asked,
+    )
+
+
+def _linear(model: onnx.ModelProto, linear: Linear, n_features: int, *, raw_score: bool) -> NativeModel:
+    ask_file = _asking(model, [linear.score])
+
+    def predict(rows: Float32Array) -> tuple[NDArray[Any], NDArray[Any]]:
+        margin = linear.terms(rows).sum(axis=1) + linear.intercept
+        if raw_score:
+            return margin, margin
+        (score,) = ask_file(rows)
+        if linear.task == "regression":
+            return score, score
+        return margin, score[:, 1:] if linear.task == "binary_classification" else score
+
+    gaps = frozenset(range(n_features)) if linear.fill is not None else frozenset()
+    return NativeModel(
+        made_by=_converter(model),
+        trees=(),
+        base=linear.intercept,
+        task="regression" if raw_score else linear.task,
+        link="identity" if raw_score else linear.link,
+        cover="none",
+        n_features=n_features,
+        feature_names=None,
+        predict=predict,
+        class_names=None if raw_score else linear.labels,
+        takes_missing=bool(gaps),
+        additive=Additive(
+            linear.intercept,
+            linear.terms,
+            np.zeros(n_features, np.float32),
+            lookups=Lookups(takes_missing=gaps),
+        ),
+    )
+
+
+def _asking(model: onnx.ModelProto, outputs: list[str]) -> Callable[[Float32Array], list[Float64Array]]:
+    """Returns ONNX Runtime on the file, for some of its values, each float64 (rows, …)."""
+    opened = onnx.ModelProto()
+    opened.CopyFrom(model)
+    kept = [node for node in opened.graph.node if node.op_type != "ZipMap"]
+    del opened.graph.node[:]
+    opened.graph.node.extend(kept)
+    del opened.graph.output[:]
+    opened.graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(outputs))
+    given = model_input(model)
+    is_double = given.type.tensor_type.elem_type == onnx.TensorProto.DOUBLE
+    try:
+        session = open_session(opened.SerializeToString())
+    except Exception as error:  # onnxruntime raises classes of its own, without a common base
+        raise PackRefused(f"ONNX Runtime refuses the file: {error}") from error
+
+    def ask(rows: Float32Array) -> list[Float64Array]:
+        try:
+            found = session.run(outputs, {given.name: rows.astype(np.float64) if is_double else rows})
+        except Exception as error:  # as above
+            raise PackRefused(f"ONNX Runtime cannot run the file: {error}") from error
+        return [np.asarray(one, np.float64).reshape(len(rows), -1) for one in found]
+
+    return ask
 
 
 def _converter(model: onnx.ModelProto) -> dict[str, str]:

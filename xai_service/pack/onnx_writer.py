@@ -1,4 +1,4 @@
-"""Writes trees as ONNX: one ``TreeEnsembleRegressor`` that gives the margins, then the link in plain operators.
+"""Writes a model as ONNX: one ``TreeEnsembleRegressor`` that gives the margins, then the link in plain operators.
 
 ::
 
@@ -7,6 +7,9 @@
       multi-class: margin ── link ── probabilities FP32 [n, classes];  label INT64 [n] = argmax of the margins
       multi-label: margin ── link ── probabilities FP32 [n, classes]
       the others:  margin ── link ── prediction FP32 [n, outputs]
+
+A linear model's margins come from its linear part, and trees are beside it only where values are looked up:
+`xai_service.model.linear_part` draws it.
 
 Outputs stand in the order ``label, probabilities, margin`` or ``prediction, margin``. Nodes stand tree by tree, root
 first; covers, if there are any, are in ``nodes_hitrates``, which ONNX Runtime ignores. ``metadata_props`` say the rest:
@@ -21,9 +24,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from onnx import AttributeProto, NodeProto, TensorProto, helper
+from onnx import AttributeProto, NodeProto, TensorProto, helper, numpy_helper
 
 import xai_service
+from xai_service.model.linear_part import layout
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -32,6 +36,8 @@ if TYPE_CHECKING:
     from onnx import ModelProto, ValueInfoProto
 
     from xai_service.model.manifest import Link, Task
+    from xai_service.pack.additive import Line
+    from xai_service.pack.asked import Asked
     from xai_service.pack.forest import Tree
     from xai_service.types import Float64Array
 
@@ -48,11 +54,13 @@ def write_onnx(
     threshold: float | None,
     n_features: int,
     metadata: Mapping[str, str],
+    line: Line | None = None,
+    asked: Asked | None = None,
 ) -> bytes:
     """Returns the ONNX file.
 
     Args:
-        trees: at least one for each output.
+        trees: at least one for each output; none or some beside a linear part.
         base: float64 (outputs,), added to the sum of the leaves, in margin units.
         task: which outputs the graph has; see the module.
         link: from margins to probabilities or predictions.
@@ -60,7 +68,11 @@ def write_onnx(
         threshold: of a binary classifier: label 1 where its probability is greater, compared in float32.
         n_features: columns of the input.
         metadata: what the file says of itself.
+        line: of a linear model, its linear part.
+        asked: of a model that is neither, its graph up to the margin.
     """
+    core, constants = _core(trees, base, line, asked)
+    opsets = {"": _OPSET, "ai.onnx.ml": _ML_OPSET} if asked is None else asked.opsets
     graph = _Links(len(base))
     if task == "binary_classification":
         if threshold is None:
@@ -77,14 +89,14 @@ def write_onnx(
     graph.output("margin", TensorProto.FLOAT, graph.width)
     model: ModelProto = helper.make_model(
         helper.make_graph(
-            [_ensemble(trees, base), *graph.nodes],
+            [*core, *graph.nodes],
             "xai",
             [_value("input", TensorProto.FLOAT, n_features)],
             graph.outputs,
-            graph.constants,
+            [*constants, *graph.constants],
         ),
         ir_version=_IR_VERSION,
-        opset_imports=[helper.make_opsetid("", _OPSET), helper.make_opsetid("ai.onnx.ml", _ML_OPSET)],
+        opset_imports=[helper.make_opsetid(domain, version) for domain, version in opsets.items()],
         producer_name="xai-service",
         producer_version=xai_service.__version__,
     )
@@ -146,7 +158,30 @@ class _Links:
         self.constants.append(helper.make_tensor(name, TensorProto.FLOAT, [], [value]))
 
 
-def _ensemble(trees: Sequence[Tree], base: Float64Array) -> NodeProto:
+def _core(
+    trees: Sequence[Tree], base: Float64Array, line: Line | None, asked: Asked | None
+) -> tuple[list[NodeProto], list[TensorProto]]:
+    """Returns what computes the margin: operators and constants."""
+    if asked is not None:
+        return list(asked.nodes), list(asked.constants)
+    return ([_ensemble(trees, base, "margin")], []) if line is None else _linear(line, trees, base)
+
+
+def _linear(line: Line, trees: Sequence[Tree], base: Float64Array) -> tuple[list[NodeProto], list[TensorProto]]:
+    mean = line.mean.astype(np.float32)
+    tensors: dict[str, NDArray[Any]] = {"mean": mean, "rest": line.mean - mean, "weights": line.weights, "base": base}
+    if line.fill is not None:
+        tensors["fill"] = line.fill
+    nodes = [
+        _ensemble(trees, np.zeros_like(base), output)
+        if operator == "TreeEnsembleRegressor"
+        else helper.make_node(operator, inputs, [output])
+        for operator, inputs, output in layout(has_fill=line.fill is not None, has_trees=bool(trees))
+    ]
+    return nodes, [numpy_helper.from_array(values.astype(np.float32), name) for name, values in tensors.items()]
+
+
+def _ensemble(trees: Sequence[Tree], base: Float64Array, output: str) -> NodeProto:
     laid = [_laid_out(tree) for tree in trees]
     lengths = [len(one["nodes_nodeids"]) for one in laid]
     tree_ids = np.repeat(np.arange(len(trees)), lengths)
@@ -156,7 +191,7 @@ def _ensemble(trees: Sequence[Tree], base: Float64Array) -> NodeProto:
     def joined(name: str) -> NDArray[Any]:
         return _joined(one[name] for one in laid)
 
-    node = NodeProto(op_type="TreeEnsembleRegressor", domain="ai.onnx.ml", input=["input"], output=["margin"])
+    node = NodeProto(op_type="TreeEnsembleRegressor", domain="ai.onnx.ml", input=["input"], output=[output])
     node.attribute.extend(
         [
             AttributeProto(name="aggregate_function", type=AttributeProto.STRING, s=b"SUM"),

@@ -5,10 +5,10 @@ by rounding: a few float32 steps (6e-8 each, relative) of the largest number on 
 
     |Δ margin| ≤ 1e-5 · scale,   scale = max(|base|, |largest leaf|, largest |margin| of the caller's rows)
 
-which is over a hundred such steps, and at least scale 1 where the link makes the margin a logarithm, of odds or of
-the prediction, or where the margin is a probability, and 1e-5 thus means the same in every model. Other margins have
-no natural unit, so their scale is the model's own: targets around 1e-6 are tested as sharply as targets around 1e6.
-It is fixed before anything is compared.
+which is over a hundred such steps (of a linear model the largest term counts as a leaf), and at least scale 1 where
+the link makes the margin a logarithm, of odds or of the prediction, or where the margin is a probability, and 1e-5 thus
+means the same in every model. Other margins have no natural unit, so their scale is the model's own: targets around
+1e-6 are tested as sharply as targets around 1e6. It is fixed before anything is compared.
 
 Outputs follow from margins: the logistic function's slope is at most 1/4 of its scale, that of softmax 1/2 of the
 margins' together, and Exp's is its value. Each gets the margin's tolerance through its link, and ten float32 steps for
@@ -26,11 +26,14 @@ import numpy as np
 from xai_service.errors import PackRefused
 from xai_service.model.manifest import Parity
 from xai_service.model.session import OUTPUTS, open_session
+from xai_service.pack.asked import check_bits
 from xai_service.pack.attributions import prove_attributions
 from xai_service.pack.probes import (
+    MAX_CALLER_ROWS,
     Probe,
     caller_probes,
     category_probes,
+    evenly,
     materialise,
     missing_probes,
     shown_row,
@@ -40,6 +43,7 @@ from xai_service.pack.probes import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    import onnxruntime as ort
     from numpy.typing import NDArray
 
     from xai_service.pack.native import NativeModel
@@ -48,6 +52,8 @@ if TYPE_CHECKING:
 RELATIVE_TOLERANCE = 1e-5
 _LINK_ROUNDING = 6e-7
 _CHUNK_VALUES = 1 << 20
+_ROWS_FOR_SCALE = 512
+_FAR = 1e30
 
 
 def prove(
@@ -79,10 +85,16 @@ def prove(
     probes = [*callers, *missing_probes(X, names), *category_probes(X, native.trees, names), *of_splits]
     if not native.takes_missing:  # and so X has none, and the service lets none pass
         probes = [probe for probe in probes if not any(map(math.isnan, probe.edits.values()))]
+    if (
+        native.line is not None
+    ):  # any number stands at a split that asks whether there is one, also the greatest float32
+        probes = [one for one in probes if all(not abs(value) > _FAR for value in one.edits.values())]
     if native.raw is not None:  # what the pipeline refuses, the service refuses too
         probes = [one for one, fine in zip(probes, native.accepts(materialise(X, probes)), strict=True) if fine]
     gate = _Gate(native, threshold, RELATIVE_TOLERANCE * _scale(native, X, callers))
     session = open_session(model)
+    if native.asked is not None:
+        check_bits(session, X)
     outputs = [output.name for output in session.get_outputs()]
     step = max(1, _CHUNK_VALUES // (X.shape[1] * native.n_outputs))
     margins = np.empty((len(probes), native.n_outputs), np.float32)
@@ -94,6 +106,8 @@ def prove(
         margins[start : start + step] = found["margin"]
         progress(0.5 * min(1.0, (start + step) / len(probes)))
     gate.decide(names)
+    if native.line is not None:
+        _prove_far(session, native, X, names, gate.tolerance)
     explained = prove_attributions(
         model,
         native=native,
@@ -132,10 +146,40 @@ def _scale(native: NativeModel, X: Float32Array, callers: Sequence[Probe]) -> Fl
     if not finite.all():
         raise PackRefused(f"the native model's margin is not finite at {callers[int(np.argmin(finite))].where}")
     scale = np.maximum(np.abs(native.base), np.abs(margins).max(axis=0))
+    if native.line is not None and native.contributions is not None:
+        few = [callers[i] for i in evenly(len(callers), _ROWS_FOR_SCALE)]
+        scale = np.maximum(scale, np.abs(native.contributions(materialise(X, few))[0]).max(axis=(0, 1)))
     for tree in native.trees:
         np.maximum.at(scale, tree.outputs, np.abs(tree.leaf).max(axis=0))
     has_unit = native.link != "identity" or native.task.endswith("classification")
     return np.asarray(np.maximum(scale, 1.0 if has_unit else 0.0))
+
+
+def _prove_far(
+    session: ort.InferenceSession, native: NativeModel, X: Float32Array, names: Sequence[str], tolerance: Float64Array
+) -> None:
+    """Refuses a linear model that is no straight line far from the caller's rows, as where a step clips.
+
+    Margins are large there, and may differ by as much more.
+    """
+    for column in evenly(len(names), MAX_CALLER_ROWS // 8).tolist():
+        rows = np.repeat(X[evenly(len(X), 2)], 4, axis=0)
+        reach = np.float32(max(1.0, float(np.abs(np.nan_to_num(X[:, column])).max())))
+        rows[:, column] = np.resize(np.array([-1e4, -10, 10, 1e4], np.float32) * reach, len(rows))
+        rows = rows[native.accepts(rows)]
+        if not len(rows):
+            continue
+        found = session.run(["margin"], {"input": rows})[0].astype(np.float64)
+        due = np.asarray(native.predict(rows)[0], np.float64)
+        allowed = tolerance + RELATIVE_TOLERANCE * np.abs(due)
+        excess = _excess(_difference(due, found), allowed)
+        row, output = (int(i) for i in np.unravel_index(np.argmax(excess), excess.shape))
+        if excess[row, output] > 1:
+            raise PackRefused(
+                f"the ONNX model and the native model differ far from X: with {names[column]!r} = "
+                f"{rows[row, column]:g} margin native {due[row, output]:.9g}, ONNX {found[row, output]:.9g}. "
+                "Nothing was written."
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Reads a scikit-learn Pipeline that ends in a tree model: the model on the raw columns, its steps folded into it.
+"""Reads a scikit-learn Pipeline that ends in a model of trees or a linear one: on the raw columns, its steps folded in.
 
 The pipeline's own steps say what they make of values; nothing of them is written anew here. What is proven afterwards
 is the folded model against the pipeline: the steps' own ``transform``, and the model's own library behind it.
@@ -16,10 +16,14 @@ import sklearn
 
 from xai_service.errors import PackRefused
 from xai_service.pack import readers
+from xai_service.pack.additive import Additive, Lookups
 from xai_service.pack.by_player import ByPlayer
 from xai_service.pack.columnwise import follow
 from xai_service.pack.fold import Steps, fold
 from xai_service.pack.raw_columns import RawColumn, RawFrame
+from xai_service.pack.rows import read_rows
+from xai_service.pack.sklearn_asked import read_asked
+from xai_service.pack.sklearn_calls import feature_names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from xai_service.model.provenance import Monotonicity
+    from xai_service.pack.additive import Terms
     from xai_service.pack.columnwise import Derived
     from xai_service.pack.native import Contributions, NativeModel, Predict
     from xai_service.types import Float32Array, Float64Array
@@ -47,6 +52,8 @@ def read(pipeline: Any, X: Any, *, raw_score: bool) -> tuple[NativeModel, Float3
     """
     *steps, (_, model) = pipeline.steps
     native = readers.read(model, raw_score=raw_score)
+    if native.asked is not None:
+        return _read_asked(pipeline, X, raw_score=raw_score)
     names = getattr(pipeline, "feature_names_in_", None)
     try:
         width = len(names) if names is not None else int(pipeline.n_features_in_)
@@ -64,26 +71,88 @@ def read(pipeline: Any, X: Any, *, raw_score: bool) -> tuple[NativeModel, Float3
     does = _Takes(before, used, categories, known, may_give_nan=native.takes_missing)
     values = {i: np.arange(len(one), dtype=np.float32) for i, one in categories.items()} | known
     unknown = {i: does.beside[i] for i in does.unknown}
-    trees = fold(native.trees, Steps(columns, before.made, values, unknown, does.missing))
     place = np.full(width, -1)
     place[used] = np.arange(len(used))
-    contributions, contributions_by = _contributions(native, before, columns, used)
-    folded = replace(
+    on_raw = replace(
         native,
         made_by={**native.made_by, "scikit-learn": sklearn.__version__},
-        trees=tuple(replace(tree, feature=np.where(tree.left >= 0, place[tree.feature], 0)) for tree in trees),
         n_features=len(used),
         feature_names=None if names is None else tuple(names[i] for i in used),
         predict=_predictor(native, before, used),
         categorical=frozenset(int(place[columns[i].raw]) for i in native.categorical if columns[i].how == "same"),
         categories={},
         takes_missing=True,  # each column says so for itself
-        contributions=contributions,
-        contributions_by=contributions_by,
         monotonicity=_monotonicity(native, columns, used),
         raw=tuple(does.described(i, raw.names[i]) for i in used),
     )
-    return folded, np.ascontiguousarray(before.rows[:, used])
+    rows = np.ascontiguousarray(before.rows[:, used])
+    if native.additive is not None:
+        at = {raw: i for i, raw in enumerate(used)}
+        lookups = Lookups(
+            known={at[i]: one for i, one in values.items()},
+            unknown={at[i]: one for i, one in unknown.items()},
+            takes_missing=frozenset(at[i] for i in does.missing),
+        )
+        return replace(on_raw, additive=_added(native, before, columns, used, rows[0], lookups)), rows
+    trees = fold(native.trees, Steps(columns, before.made, values, unknown, does.missing))
+    contributions, contributions_by = _contributions(native, before, columns, used)
+    folded = replace(
+        on_raw,
+        trees=tuple(replace(tree, feature=np.where(tree.left >= 0, place[tree.feature], 0)) for tree in trees),
+        contributions=contributions,
+        contributions_by=contributions_by,
+    )
+    return folded, rows
+
+
+def _added(
+    native: NativeModel,
+    before: _Before,
+    columns: Sequence[Derived],
+    used: Sequence[int],
+    row: Float32Array,
+    lookups: Lookups,
+) -> Additive:
+    """Returns what each raw column adds to a linear model's margin: what its weights make of all columns made of it."""
+    weights, additive = native.weights, native.additive
+    if weights is None or additive is None:
+        raise ValueError("not a linear model")
+    bent = next((one.bent for one in columns if one.bent and one.how != "lookup"), None)
+    if bent is not None:
+        raise PackRefused(
+            f"{bent}: gives no straight line of its column, which a linear model needs to be explained exactly: leave "
+            "it out, or apply it to the data before, and train and pack on what it gives"
+        )
+
+    def added(which: NDArray[np.bool_]) -> Terms:
+        to = np.zeros((len(columns), len(used)))
+        to[np.arange(len(columns)), [used.index(one.raw) for one in columns]] = which
+
+        def terms(rows: Float32Array) -> Float64Array:
+            made = np.where(which, before.of_used(rows, used), 0.0)  # of what stands aside, NaN would spread
+            return np.stack([(made * one) @ to for one in weights.T], axis=2)
+
+        return terms
+
+    looked_up = np.array([one.how == "lookup" for one in columns])
+    return Additive(
+        additive.intercept,
+        added(~looked_up),
+        row,
+        looked_up=added(looked_up) if looked_up.any() else None,
+        lookups=lookups,
+    )
+
+
+def _read_asked(pipeline: Any, X: Any, *, raw_score: bool) -> tuple[NativeModel, Float32Array]:
+    """Returns a pipeline that is neither trees nor linear, whose steps are converted with its model."""
+    frame = hasattr(X, "columns")
+    values, names = read_rows(X)
+    if frame and names is not None and names != feature_names(pipeline):
+        raise PackRefused(
+            f"X has the columns {list(names)[:8]}, and the pipeline was fitted on others, or in another order"
+        )
+    return read_asked(pipeline, raw_score=raw_score), values
 
 
 class _Takes:

@@ -109,6 +109,8 @@ def category_probes(X: Float32Array, trees: Sequence[Tree], names: Sequence[str]
 
 def _codes_by_feature(trees: Sequence[Tree]) -> dict[int, Float32Array]:
     """Returns the codes that sets hold, ascending, by feature."""
+    if not trees:
+        return {}
     features = np.concatenate([np.repeat(tree.feature, tree.set_sizes) for tree in trees])
     values = np.concatenate([tree.set_value for tree in trees])
     return {int(feature): np.unique(values[features == feature]) for feature in np.unique(features)}
@@ -116,6 +118,8 @@ def _codes_by_feature(trees: Sequence[Tree]) -> dict[int, Float32Array]:
 
 def split_probes(X: Float32Array, trees: Sequence[Tree], names: Sequence[str]) -> tuple[list[Probe], int, int]:
     """Returns probes of at most `MAX_SPLITS` splits, evenly drawn, how many they reach, and how many there are."""
+    if not trees:
+        return [], 0, 0
     splits = [tree.splits for tree in trees]
     ends = np.cumsum([len(nodes) for nodes in splits])
     total = int(ends[-1])

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from xai_service.model.provenance import Monotonicity, Scalar
-    from xai_service.pack.forest import Tree
     from xai_service.pack.native import NativeModel
     from xai_service.types import Float32Array
 
@@ -54,9 +53,14 @@ def digest_rows(rows: Float32Array) -> RowsDigest:
     return RowsDigest("sha256-float32le", digest.hexdigest(), len(rows))
 
 
-def prove_monotonicity(provenance: Provenance, trees: Sequence[Tree], names: Sequence[str]) -> Provenance:
-    """Returns the provenance with what the trees show of each direction that it holds."""
-    rises, falls = proven_directions(trees, len(names))
+def prove_monotonicity(provenance: Provenance, native: NativeModel, names: Sequence[str]) -> Provenance:
+    """Returns the provenance with what the trees and weights show of each direction that it holds."""
+    rises, falls = proven_directions(native.trees, len(names))
+    if native.asked is not None:  # nothing is known of it
+        rises[:] = falls[:] = False
+    if native.line is not None:
+        rises &= (native.line.weights >= 0).all(axis=1)
+        falls &= (native.line.weights <= 0).all(axis=1)
     shown = {name: {1: bool(rises[i]), -1: bool(falls[i])} for i, name in enumerate(names)}
     features = {
         name: dataclasses.replace(facts, is_monotonicity_proven=shown[name].get(facts.monotonicity or 0))

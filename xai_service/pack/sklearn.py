@@ -1,4 +1,4 @@
-"""Reads scikit-learn models: trees, forests, both kinds of gradient boosting, isolation forests.
+"""Reads scikit-learn models: trees, forests, both kinds of gradient boosting, isolation forests, linear models.
 
 Only fitted objects are taken: scikit-learn has no file format but pickles, which are never loaded.
 """
@@ -6,6 +6,7 @@ Only fitted objects are taken: scikit-learn has no file format but pickles, whic
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from sklearn.ensemble import (
@@ -26,9 +27,12 @@ from sklearn.utils.validation import check_is_fitted
 from xai_service.errors import PackRefused
 from xai_service.pack.forest import check_forest
 from xai_service.pack.reading import scalars
+from xai_service.pack.sklearn_asked import may_be_asked, read_asked
 from xai_service.pack.sklearn_boosting import read_boosting
 from xai_service.pack.sklearn_forests import read_forest, read_isolation_forest
 from xai_service.pack.sklearn_histograms import read_histogram_boosting
+from xai_service.pack.sklearn_linear import KINDS as LINEAR
+from xai_service.pack.sklearn_linear import read_linear
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -62,6 +66,8 @@ _REASONS: Mapping[str, str] = {
     "RandomTreesEmbedding": "it predicts nothing",
     "RandomizedSearchCV": "pack what it found, its best_estimator_",
     "RegressorChain": _ONE_BY_ONE,
+    "RANSACRegressor": "pack what it found, its estimator_",
+    "TransformedTargetRegressor": "pack what it fitted, its regressor_, which predicts the transformed target",
     "StackingClassifier": _ONE_BY_ONE,
     "StackingRegressor": _ONE_BY_ONE,
     "VotingClassifier": _ONE_BY_ONE,
@@ -77,9 +83,13 @@ def read(model: Any, *, raw_score: bool = False) -> NativeModel:
         raw_score: take it for a regression of its margin, whatever its loss is.
 
     Raises:
-        PackRefused: not a fitted model of trees, or one with a setting that is not supported; says which.
+        PackRefused: not a fitted model of trees or a linear one, or it has a setting that is not supported; says which.
     """
     reader = next((reader for kinds, reader in _READERS if isinstance(model, kinds)), None)
+    if isinstance(model, LINEAR):
+        reader = functools.partial(read_linear, raw_score=raw_score)
+    if reader is None and not any(base.__name__ in _REASONS for base in type(model).__mro__) and may_be_asked(model):
+        reader = functools.partial(read_asked, raw_score=raw_score)
     if reader is None:
         _refuse(type(model))
     try:
@@ -87,7 +97,8 @@ def read(model: Any, *, raw_score: bool = False) -> NativeModel:
     except NotFittedError as error:
         raise PackRefused(f"the model is not fitted: {error}") from error
     native = dataclasses.replace(reader(model), hyper_parameters=scalars(model.get_params(deep=False)))
-    check_forest(native.trees, native.n_features, native.n_outputs)
+    if native.additive is None and native.asked is None:
+        check_forest(native.trees, native.n_features, native.n_outputs)
     return _of_margin(native) if raw_score else native
 
 
@@ -95,7 +106,8 @@ def _refuse(kind: type) -> NoReturn:
     reason = next((_REASONS[base.__name__] for base in kind.__mro__ if base.__name__ in _REASONS), None)
     if reason is not None:
         raise PackRefused(f"{kind.__name__} is not supported: {reason}")
-    supported = ", ".join(one.__name__ for kinds, _ in _READERS for one in kinds)
+    kinds = [*(one for kinds, _ in _READERS for one in kinds), *LINEAR]
+    supported = ", ".join(one.__name__ for one in kinds)
     raise PackRefused(f"{kind.__module__}.{kind.__qualname__} is not supported; of scikit-learn {supported} are")
 
 

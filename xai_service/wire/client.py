@@ -456,6 +456,7 @@ def _read_reply(response: Any, rows: NDArray[Any]) -> Reply:
         detail=explanations.detail,
         method=_read_method(explanations.method),
         timings=_read_timings(response.timings),
+        standard_error=_optional(explanations, "standard_error"),
     )
 
 
@@ -493,6 +494,7 @@ def _read_explanation(message: Any, decision_id: str) -> Explanation:
         detail=message.detail,
         method=_read_method(message.method),
         explained_at=message.explained_at.ToDatetime(tzinfo=UTC) if message.HasField("explained_at") else None,
+        standard_error=_optional(message, "standard_error"),
     )
 
 

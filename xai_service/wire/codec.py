@@ -162,6 +162,7 @@ def encode_predict(reply: PredictReply) -> pb.PredictResponse:
             additivity_residual=to_tensor(explanations.residual),
             detail=explanations.detail,
             method=_method(explanations.method),
+            standard_error=_optional(explanations.standard_error),
         ),
         timings=_timings(reply.timings),
     )
@@ -170,6 +171,8 @@ def encode_predict(reply: PredictReply) -> pb.PredictResponse:
 def write_predict(reply: PredictReply) -> bytes:
     """Returns the encoded response to one request: `encode_predict`, without the objects in between."""
     prediction, explanations, timings = reply.prediction, reply.explanations, reply.timings
+    if explanations.standard_error is not None:  # of what took far longer than protobuf does
+        return encode_predict(reply).SerializeToString()
     n = len(reply.decision_ids)
     return _parts(reply.model).write(
         0,
@@ -265,6 +268,7 @@ def encode_explanation(explanation: Explanation) -> pb.Explanation:
         additivity_residual=explanation.residual,
         detail=explanation.detail,
         method=_method(explanation.method),
+        standard_error=_optional(explanation.standard_error),
         explained_at=(
             None if explanation.status is ExplanationStatus.DEFERRED else _timestamp(explanation.explained_at_ns)
         ),

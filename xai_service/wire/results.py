@@ -39,6 +39,7 @@ class Reply:
         base_values: float64 (outputs,), the margin expected before any feature is known.
         additivity_residual: float64 (n,), |base + Σφ - margin|; NaN where not computed.
         detail: why rows are deferred or failed.
+        standard_error: float64 (n, features, outputs), of attributions that are estimates; ``None`` of exact ones.
     """
 
     model_name: str
@@ -59,6 +60,7 @@ class Reply:
     detail: str
     method: Method
     timings: Timings
+    standard_error: Float64Array | None = None
 
     def to_shap(self) -> Any:
         """Returns a `shap.Explanation` of all rows; ``values`` is (n, features) when the model has one output.
@@ -89,6 +91,7 @@ class Explanation:
         additivity_residual: |base + Σφ - margin|, the worst output's.
         detail: why it is deferred or failed.
         explained_at: when it was finished, UTC, or ``None`` while it is not.
+        standard_error: float64 (features, outputs) of attributions that are estimates; ``None`` where they are exact.
     """
 
     decision_id: str
@@ -99,6 +102,7 @@ class Explanation:
     detail: str
     method: Method
     explained_at: datetime | None
+    standard_error: Float64Array | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

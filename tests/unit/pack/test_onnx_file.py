@@ -273,7 +273,7 @@ def test_graphs_of_another_shape(tmp_path: Path) -> None:
     model = a_regressor()
     del model.graph.node[:]
     model.graph.node.append(helper.make_node("Identity", ["input"], ["margin"]))
-    refused(model, "holds no tree ensemble")
+    refused(model, "the model takes no missing values")
 
 
 @pytest.mark.parametrize(

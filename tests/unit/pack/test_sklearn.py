@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from sklearn.cluster import KMeans
 from sklearn.datasets import load_breast_cancer, load_iris
 from sklearn.ensemble import (
     GradientBoostingClassifier,
@@ -119,7 +120,8 @@ def test_refusals(tmp_path: Path) -> None:
     search = GridSearchCV(DecisionTreeClassifier(), {"max_depth": [1]}, cv=2).fit(X, y)
     for model, match, options in (
         (RandomForestClassifier(), "the model is not fitted", {}),
-        (LogisticRegression(), "LogisticRegression is not supported; of scikit-learn DecisionTreeClassifier", {}),
+        (LogisticRegression(), "the model is not fitted", {}),
+        (KMeans(), "KMeans is not supported; of scikit-learn DecisionTreeClassifier.*LogisticRegression", {}),
         (search, "GridSearchCV is not supported: pack what it found, its best_estimator_", {}),
         (fraction, "column 0 has categories that are no whole numbers", {}),
         (boosting, "missing is 'all', and the model takes no missing values", {"missing": "all"}),

@@ -151,20 +151,22 @@ class PredictResponse(_message.Message):
     def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., model_sha256: _Optional[str] = ..., decision_ids: _Optional[_Iterable[str]] = ..., margin: _Optional[_Union[Tensor, _Mapping]] = ..., probabilities: _Optional[_Union[Tensor, _Mapping]] = ..., labels: _Optional[_Union[Tensor, _Mapping]] = ..., prediction: _Optional[_Union[Tensor, _Mapping]] = ..., classes: _Optional[_Iterable[str]] = ..., feature_names: _Optional[_Iterable[str]] = ..., explanations: _Optional[_Union[Explanations, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ...) -> None: ...
 
 class Explanations(_message.Message):
-    __slots__ = ("statuses", "attributions", "base_values", "additivity_residual", "detail", "method")
+    __slots__ = ("statuses", "attributions", "base_values", "additivity_residual", "detail", "method", "standard_error")
     STATUSES_FIELD_NUMBER: _ClassVar[int]
     ATTRIBUTIONS_FIELD_NUMBER: _ClassVar[int]
     BASE_VALUES_FIELD_NUMBER: _ClassVar[int]
     ADDITIVITY_RESIDUAL_FIELD_NUMBER: _ClassVar[int]
     DETAIL_FIELD_NUMBER: _ClassVar[int]
     METHOD_FIELD_NUMBER: _ClassVar[int]
+    STANDARD_ERROR_FIELD_NUMBER: _ClassVar[int]
     statuses: _containers.RepeatedScalarFieldContainer[ExplanationStatus]
     attributions: Tensor
     base_values: Tensor
     additivity_residual: Tensor
     detail: str
     method: Method
-    def __init__(self, statuses: _Optional[_Iterable[_Union[ExplanationStatus, str]]] = ..., attributions: _Optional[_Union[Tensor, _Mapping]] = ..., base_values: _Optional[_Union[Tensor, _Mapping]] = ..., additivity_residual: _Optional[_Union[Tensor, _Mapping]] = ..., detail: _Optional[str] = ..., method: _Optional[_Union[Method, _Mapping]] = ...) -> None: ...
+    standard_error: Tensor
+    def __init__(self, statuses: _Optional[_Iterable[_Union[ExplanationStatus, str]]] = ..., attributions: _Optional[_Union[Tensor, _Mapping]] = ..., base_values: _Optional[_Union[Tensor, _Mapping]] = ..., additivity_residual: _Optional[_Union[Tensor, _Mapping]] = ..., detail: _Optional[str] = ..., method: _Optional[_Union[Method, _Mapping]] = ..., standard_error: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
 
 class Method(_message.Message):
     __slots__ = ("algorithm", "variant", "isa")
@@ -266,7 +268,7 @@ class Decision(_message.Message):
     def __init__(self, decision_id: _Optional[str] = ..., decided_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., model_sha256: _Optional[str] = ..., feature_names: _Optional[_Iterable[str]] = ..., input: _Optional[_Union[Tensor, _Mapping]] = ..., margin: _Optional[_Union[Tensor, _Mapping]] = ..., probabilities: _Optional[_Union[Tensor, _Mapping]] = ..., label: _Optional[int] = ..., prediction: _Optional[_Union[Tensor, _Mapping]] = ..., classes: _Optional[_Iterable[str]] = ..., threshold: _Optional[float] = ..., favourable_class: _Optional[str] = ..., explanation: _Optional[_Union[Explanation, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., runtime: _Optional[_Iterable[str]] = ..., input_strings: _Optional[_Mapping[int, str]] = ...) -> None: ...
 
 class Explanation(_message.Message):
-    __slots__ = ("status", "attributions", "base_values", "additivity_residual", "detail", "method", "explained_at")
+    __slots__ = ("status", "attributions", "base_values", "additivity_residual", "detail", "method", "explained_at", "standard_error")
     STATUS_FIELD_NUMBER: _ClassVar[int]
     ATTRIBUTIONS_FIELD_NUMBER: _ClassVar[int]
     BASE_VALUES_FIELD_NUMBER: _ClassVar[int]
@@ -274,6 +276,7 @@ class Explanation(_message.Message):
     DETAIL_FIELD_NUMBER: _ClassVar[int]
     METHOD_FIELD_NUMBER: _ClassVar[int]
     EXPLAINED_AT_FIELD_NUMBER: _ClassVar[int]
+    STANDARD_ERROR_FIELD_NUMBER: _ClassVar[int]
     status: ExplanationStatus
     attributions: Tensor
     base_values: Tensor
@@ -281,7 +284,8 @@ class Explanation(_message.Message):
     detail: str
     method: Method
     explained_at: _timestamp_pb2.Timestamp
-    def __init__(self, status: _Optional[_Union[ExplanationStatus, str]] = ..., attributions: _Optional[_Union[Tensor, _Mapping]] = ..., base_values: _Optional[_Union[Tensor, _Mapping]] = ..., additivity_residual: _Optional[float] = ..., detail: _Optional[str] = ..., method: _Optional[_Union[Method, _Mapping]] = ..., explained_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    standard_error: Tensor
+    def __init__(self, status: _Optional[_Union[ExplanationStatus, str]] = ..., attributions: _Optional[_Union[Tensor, _Mapping]] = ..., base_values: _Optional[_Union[Tensor, _Mapping]] = ..., additivity_residual: _Optional[float] = ..., detail: _Optional[str] = ..., method: _Optional[_Union[Method, _Mapping]] = ..., explained_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., standard_error: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
 
 class ListModelsRequest(_message.Message):
     __slots__ = ()

@@ -55,7 +55,7 @@ class DecisionRecord(_message.Message):
     def __init__(self, decision_id: _Optional[bytes] = ..., decided_at_ns: _Optional[int] = ..., model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., model_sha256: _Optional[bytes] = ..., feature_names: _Optional[_Iterable[str]] = ..., input_f32: _Optional[bytes] = ..., margin_f32: _Optional[bytes] = ..., probabilities_f32: _Optional[bytes] = ..., label: _Optional[int] = ..., prediction_f32: _Optional[bytes] = ..., classes: _Optional[_Iterable[str]] = ..., threshold: _Optional[float] = ..., favourable_class: _Optional[str] = ..., explanation: _Optional[_Union[ExplanationRecord, _Mapping]] = ..., runtime: _Optional[_Union[RuntimeRecord, _Mapping]] = ..., timings: _Optional[_Union[TimingsRecord, _Mapping]] = ..., input_strings: _Optional[_Mapping[int, str]] = ...) -> None: ...
 
 class ExplanationRecord(_message.Message):
-    __slots__ = ("decision_id", "status", "attributions_f64", "base_values_f64", "additivity_residual", "detail", "algorithm", "variant", "isa", "explained_at_ns")
+    __slots__ = ("decision_id", "status", "attributions_f64", "base_values_f64", "additivity_residual", "detail", "algorithm", "variant", "isa", "explained_at_ns", "standard_error_f64")
     class Status(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATUS_UNSPECIFIED: _ClassVar[ExplanationRecord.Status]
@@ -78,6 +78,7 @@ class ExplanationRecord(_message.Message):
     VARIANT_FIELD_NUMBER: _ClassVar[int]
     ISA_FIELD_NUMBER: _ClassVar[int]
     EXPLAINED_AT_NS_FIELD_NUMBER: _ClassVar[int]
+    STANDARD_ERROR_F64_FIELD_NUMBER: _ClassVar[int]
     decision_id: bytes
     status: ExplanationRecord.Status
     attributions_f64: bytes
@@ -88,7 +89,8 @@ class ExplanationRecord(_message.Message):
     variant: str
     isa: str
     explained_at_ns: int
-    def __init__(self, decision_id: _Optional[bytes] = ..., status: _Optional[_Union[ExplanationRecord.Status, str]] = ..., attributions_f64: _Optional[bytes] = ..., base_values_f64: _Optional[bytes] = ..., additivity_residual: _Optional[float] = ..., detail: _Optional[str] = ..., algorithm: _Optional[str] = ..., variant: _Optional[str] = ..., isa: _Optional[str] = ..., explained_at_ns: _Optional[int] = ...) -> None: ...
+    standard_error_f64: bytes
+    def __init__(self, decision_id: _Optional[bytes] = ..., status: _Optional[_Union[ExplanationRecord.Status, str]] = ..., attributions_f64: _Optional[bytes] = ..., base_values_f64: _Optional[bytes] = ..., additivity_residual: _Optional[float] = ..., detail: _Optional[str] = ..., algorithm: _Optional[str] = ..., variant: _Optional[str] = ..., isa: _Optional[str] = ..., explained_at_ns: _Optional[int] = ..., standard_error_f64: _Optional[bytes] = ...) -> None: ...
 
 class RuntimeRecord(_message.Message):
     __slots__ = ("service_version", "onnxruntime_version", "intra_op_threads")
