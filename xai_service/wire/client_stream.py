@@ -11,18 +11,21 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, It
 from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias, TypeVar
 
+from xai_service.types import ExplanationMode
 from xai_service.wire.gen.xai.v1 import decision_service_pb2 as pb
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PredictRequest:
-    """One request of a stream, with what `Client.predict` takes."""
+    """One request, with what `Client.predict` takes."""
 
     rows: Any
     model: str
     version: str | int = ""
     feature_names: Sequence[str] | None = None
     latency_budget_ms: float | None = None
+    explanation: ExplanationMode | str = ExplanationMode.COMPLETE_OR_DEFERRED
+    priority: int = 0
 
 
 A = TypeVar("A")
@@ -53,7 +56,12 @@ class _Window(Generic[A]):
 
 
 def exchange(
-    method: Any, requests: Iterable[PredictRequest], encode: Encode[A], in_flight: int, timeout_s: float | None
+    method: Any,
+    requests: Iterable[PredictRequest],
+    encode: Encode[A],
+    in_flight: int,
+    timeout_s: float | None,
+    metadata: Any = None,
 ) -> Iterator[tuple[PredictRequest, A]]:
     """Yields each request with its answer, in the order of the answers.
 
@@ -71,7 +79,7 @@ def exchange(
         except Exception as error:  # noqa: BLE001 (raised below)
             window.failure = error
 
-    call = method(outgoing(), timeout=timeout_s)
+    call = method(outgoing(), timeout=timeout_s, metadata=metadata)
     try:
         for response in call:
             places.release()
@@ -90,6 +98,7 @@ async def exchange_async(
     encode: Encode[A],
     in_flight: int,
     timeout_s: float | None,
+    metadata: Any = None,
 ) -> AsyncIterator[tuple[PredictRequest, A]]:
     """As `exchange`, for asyncio."""
     window, places = _Window(encode), asyncio.Semaphore(in_flight)
@@ -102,7 +111,7 @@ async def exchange_async(
         except Exception as error:  # noqa: BLE001 (raised below)
             window.failure = error
 
-    call = method(outgoing(), timeout=timeout_s)
+    call = method(outgoing(), timeout=timeout_s, metadata=metadata)
     try:
         async for response in call:
             places.release()
