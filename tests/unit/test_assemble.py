@@ -159,3 +159,20 @@ def test_overlap_is_the_time_in_both(predicted, explained):
     assert timings.explain_us == len(range(*explained)) / 1e3
     alone = assemble.timings(prediction, None, None)
     assert (alone.predict_us, alone.explain_us, alone.overlap_us) == (timings.predict_us, None, None)
+
+
+def test_standard_errors_go_with_their_rows():
+    phi = np.array([[[1.0], [2.0]], [[1.0], [9.0]]])
+    error = np.full_like(phi, 0.25)
+    attributions = Attributions(phi, 0, 1, error)
+    margin = np.array([[3.0], [3.0]], np.float32)
+    method = Method("permutation_sampling", "v", "i")
+    found = assemble.complete(attributions, np.zeros(1), margin, method, 1e-5)
+    assert [status.name for status in found.statuses] == ["COMPLETE", "FAILED"]
+    np.testing.assert_array_equal(found.standard_error[0], error[0])
+    assert np.isnan(found.standard_error[1]).all()
+    whole = assemble.complete(Attributions(phi[:1], 0, 1, error[:1]), np.zeros(1), margin[:1], method, 1e-5)
+    np.testing.assert_array_equal(whole.standard_error, error[:1])
+    none = assemble.complete(Attributions(phi[1:], 0, 1, error[1:]), np.zeros(1), margin[1:], method, 1e-5)
+    assert none.standard_error is None
+    assert assemble.complete(Attributions(phi[:1], 0, 1), np.zeros(1), margin[:1], method, 1e-5).standard_error is None
