@@ -31,8 +31,7 @@ NATIVE := setup.py pyproject.toml constraints.txt $(wildcard native/*/*.cpp nati
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_QUIET := 1
 
-.PHONY: demo serve test clients native-test lint format proto bench bench-kernel bench-serving bench-guard bench-baseline bench-peers
-.PHONY: clean
+.PHONY: demo serve test clients native-test lint format proto bench bench-kernel bench-serving bench-guard bench-baseline bench-peers clean
 .DELETE_ON_ERROR:
 
 $(BIN)/python:

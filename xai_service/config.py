@@ -77,7 +77,9 @@ class ServiceConfig:
     reflection: bool = _setting(True, "Whether anyone may ask which services there are.")
     workers: int = _setting(1, "Processes that serve, sharing the TCP ports; see docs/operations.md.")
     pin: bool | None = _setting(
-        None, "Whether each worker keeps to a CPU of its own; where it is not said, if there are several workers."
+        None,
+        "Whether each worker keeps to a CPU of its own. Where it is not said, several do, and a lone one keeps to the "
+        "least used, its kernel threads to the others.",
     )
     default_budget_ms: float = _setting(
         50.0, "Latency budget where neither the request nor the bundle names one; 0 means none."

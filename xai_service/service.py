@@ -93,7 +93,8 @@ class ExplainService:
         self._profiles = _Profiles()
         self._reply_cost = ReplyCost()
         self._overlap = Overlap(self._pool, config.additivity_tolerance)
-        self._waves = Waves(self._answer, _MOST_REQUESTS_SHARED)
+        # With every thread aboard, nobody can come any more.
+        self._waves = Waves(self._answer, min(_MOST_REQUESTS_SHARED, config.rpc_threads))
         self._explainer = DeferredExplainer(
             repository, ledger, self._pool, config.additivity_tolerance, config.max_deferred
         )

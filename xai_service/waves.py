@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_MOMENT_S = 0.0002
-_WORTH_IT = 3.0  # requests in a wave: what the pass over the model then saves outweighs the moment
+_MOMENT_S = 0.001
+_WORTH_IT = 5.0  # requests in a wave: 5,000 a second, more than are answered one by one
 _WEIGHT = 0.2  # of the latest wave in the mean
 _TRY_EVERY = 256
 

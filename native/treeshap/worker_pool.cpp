@@ -1,5 +1,6 @@
 #include "treeshap/worker_pool.h"
 
+#include <pthread.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -52,7 +53,12 @@ WorkerPool::WorkerPool(int threads) : owner_(getpid()), n_threads_(threads), sha
   if (threads < 1 || threads > 1024) throw std::invalid_argument("a worker pool has from 1 to 1024 threads");
   shared_->threads.reserve(threads);
   try {
-    for (int i = 0; i < threads; ++i) shared_->threads.emplace_back([this] { run(*shared_); });
+    for (int i = 0; i < threads; ++i) {
+      shared_->threads.emplace_back([this] { run(*shared_); });
+#ifdef __linux__
+      pthread_setname_np(shared_->threads.back().native_handle(), "xai-kernel");  // xai_service/perch.py looks for it
+#endif
+    }
   } catch (...) {  // no more threads to be had: those already there must end before they are forgotten
     close();
     throw;

@@ -71,11 +71,23 @@ class IdSequence:
 
 
 class _Shared:
-    """The process's one sequence and its lock."""
+    """The process's one sequence and its lock, and entropy drawn ahead: a system call lets go of the interpreter."""
+
+    _AHEAD_BYTES = 4096
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.ids = IdSequence()
+        self._entropy = b""
+        self._used = 0
+
+    def entropy(self, n: int) -> bytes:
+        """Returns so many random bytes, each handed out once. Under the lock."""
+        begin = self._used
+        if begin + n > len(self._entropy):
+            self._entropy, begin = os.urandom(max(n, self._AHEAD_BYTES)), 0
+        self._used = begin + n
+        return self._entropy[begin : self._used]
 
 
 _shared = _Shared()
@@ -85,8 +97,8 @@ os.register_at_fork(after_in_child=_shared.__init__)  # type: ignore[misc]
 
 def new_ids(n: int) -> list[uuid.UUID]:
     """Make n ids in increasing order, greater than all that this process made before. Thread-safe."""
-    entropy = os.urandom(IdSequence.entropy_bytes(n))
     with _shared.lock:
+        entropy = _shared.entropy(IdSequence.entropy_bytes(n))
         return _shared.ids.take(n, now_ms=time.time_ns() // 1_000_000, entropy=entropy)
 
 

@@ -29,6 +29,7 @@ from xai_service.metrics.families import families
 from xai_service.metrics.http import MetricsServer
 from xai_service.metrics.text import render
 from xai_service.model.repository import Repository
+from xai_service.perch import Perch
 from xai_service.service import ExplainService
 from xai_service.wire import health, inference, listeners
 from xai_service.wire.access import Access, Guard
@@ -202,6 +203,10 @@ def serve(
         service, server = _load(config, status, worker)
         _on_signals(lambda number, _: _end_now(number) if wanted.is_set() else wanted.set())
         server.start()
+        if worker is None and config.pin is None:
+            perch = Perch(frozenset(os.sched_getaffinity(0)))
+            undo.callback(perch.close)
+            perch.start()
         signal.signal(signal.SIGHUP, lambda *_: service.reload())
         try:
             _log.info("listening on %s", ", ".join(server.addresses))
