@@ -36,13 +36,18 @@ class _Versions:
         shutil.copytree(lab.served.spare / NAME / "2", self._away)
         self.reloads = 0
 
+    @property
+    def alone(self) -> bool:
+        """Whether version 1 is the only one."""
+        return self._away.exists()
+
     def swap(self, server: ServerProcess) -> None:
         """Makes the other version the one that is served, and waits until it is.
 
         Raises:
             Failed: it was not in time.
         """
-        comes = self._away.exists()
+        comes = self.alone
         (self._away if comes else self._here).rename(self._here if comes else self._away)
         server.signal(signal.SIGHUP)
         due = {"1", "2"} if comes else {"1"}
@@ -73,13 +78,17 @@ def _run(lab: Lab, server: ServerProcess, versions: _Versions, seconds: float) -
     )
     plan = lab.plan(*(r.RECORDED, server), rows=1, budget_ms=NORMAL_BUDGET_MS, timeout_ms=None, seconds=seconds)
     plan = dataclasses.replace(plan, rate=NORMAL * full, connections=4, warmup_s=0.0)
-    at, mb = [], []
+    at: list[float] = []
+    mb: list[float] = []
+    alone: list[float] = []
     began = time.monotonic()
     next_swap, next_word = began + min(RELOAD_EVERY_S, seconds / 4), began
     with lab.generator(plan) as generator:
         while (now := time.monotonic()) < began + seconds:
             at.append(now - began)
             mb.append(server.resident_mb())
+            if versions.alone:
+                alone.append(mb[-1])
             if now >= next_swap:
                 versions.swap(server)
                 next_swap = time.monotonic() + min(RELOAD_EVERY_S, seconds / 4)
@@ -101,7 +110,7 @@ def _run(lab: Lab, server: ServerProcess, versions: _Versions, seconds: float) -
         "p99_us": r.p99(load),
         "memory_s": at,
         "memory_mb": mb,
-        "growth": _growth(mb),
+        "growth": _growth(alone),
         "each_second": load.each_second,
     }
 
@@ -111,6 +120,9 @@ def _why(load: Load) -> str:
 
 
 def _growth(mb: list[float]) -> float:
-    """Of the last tenth against the second: the first is when everything is used for the first time."""
+    """Of the last tenth against the second: the first is when everything is used for the first time.
+
+    While one version is served: two take more, and a run ends with either.
+    """
     tenth = max(1, len(mb) // 10)
-    return float(np.mean(mb[-tenth:]) / np.mean(mb[tenth : 2 * tenth] or mb[:1]) - 1.0)
+    return float(np.median(mb[-tenth:]) / np.median(mb[tenth : 2 * tenth] or mb[:1]) - 1.0)

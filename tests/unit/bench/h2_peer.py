@@ -62,6 +62,8 @@ class Talk:
             head = self._read(9)
             payload = self._read(int.from_bytes(head[:3], "big"))
             kind, flags, stream = head[3], head[4], int.from_bytes(head[5:], "big")
+            if kind == DATA and payload:  # the connection's window stays as it is; streams' windows are the scripts'
+                self.send(frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", len(payload))))
             if kind not in (SETTINGS, PING, WINDOW_UPDATE):
                 self.received.append((kind, flags, stream, payload))
                 return self.received[-1]

@@ -195,6 +195,16 @@ def test_a_bar_is_not_held_by_calls_that_went_wrong(flawed, why):
     assert why in found.note
 
 
+def test_who_fell_behind_was_not_below_saturation():
+    """All are late then, and p99 / p50 looks fine."""
+    results = everything()
+    key = Key(r.LOAD, r.SPARE, r.RECORDED, share=0.7)
+    results.loads[key] = [a_load(us=100_000.0, p99_us=150_000.0, answered_in_time=900)]
+    found = bar(results, "p99 / p50", r.RECORDED)
+    assert found.holds is False
+    assert "fell behind" in found.note
+
+
 def test_a_rival_that_computes_something_else_proves_nothing():
     results = everything()
     results.agreement[r.NAIVE] = 0.3
@@ -478,6 +488,13 @@ def test_open_loops_and_big_batches(bench):
     serving_cases.load_curve(bench, PACE, (r.SPARE,))
     cases = {key.case for key in bench.results.loads if key.contestant == who}
     assert {r.LOAD, r.BUDGET, r.DEADLINE} <= cases
+
+
+def test_growth_is_of_the_end_against_the_beginning():
+    warming_up, flat = [100.0] * 10, [140.0] * 80
+    assert serving_soak._growth(warming_up + flat + [141.0] * 10) == pytest.approx(1 / 140)
+    assert serving_soak._growth(warming_up + flat + [154.0] * 10) == pytest.approx(0.1)
+    assert serving_soak._growth([140.0]) == 0.0
 
 
 def test_a_soak_reloads_and_fails_nothing(bench):
