@@ -8,6 +8,7 @@ serves (`Order`), never found out by spinning.
 from __future__ import annotations
 
 import logging
+import math
 import time
 import weakref
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ _log = logging.getLogger(__name__)
 # What the calling thread explains cannot be stopped, so it must be short, and short beside what is left.
 _LONGEST_HERE_US = 2_000.0
 _SHARE_OF_WHAT_IS_LEFT = 0.25
+_SMALL_BATCH = 64
 
 Answer = tuple[Prediction, Explanations, Timings]
 _Outcome = Attributions | Exception | None  # the kernel's; None: not ready in time
@@ -40,6 +42,7 @@ class _Learnt:
 
     pace: Pace = field(default_factory=Pace)
     order: Order = field(default_factory=Order)
+    costs: dict[int, tuple[float, float, float]] = field(default_factory=dict)  # of small batches, as calibrated
 
 
 class Overlap:
@@ -65,45 +68,66 @@ class Overlap:
         """Returns predictions and explanations of float32 (n, features) rows; these are awaited until the deadline."""
         n = len(rows)
         learnt = (self._learnt.get(model) or self._learnt.setdefault(model, (_Learnt(), _Learnt())))[n >= FEW_ROWS]
-        pace = learnt.pace
-        calibrated_us = model.costs.explain_us(n, self._pool.threads)
+        pace, order = learnt.pace, learnt.order
+        predict_us, calibrated_us, here_us = learnt.costs.get(n) or self._costs(learnt, model, n)
         left_us = deadline.remaining_us(time.monotonic_ns())
         # While the prediction runs, the caller waits anyway: what is done by then costs nothing, whatever is left.
-        if not pace.fits(calibrated_us, max(left_us, model.costs.predict_us(n))):
+        if not pace.fits(calibrated_us, max(left_us, predict_us)):
             detail = (
                 f"estimated at {pace.estimate_us(calibrated_us) / 1e3:.3g} ms, with {left_us / 1e3:.3g} ms left of the "
                 f"budget of {deadline.budget_ms:.3g} ms"
             )
             return _unexplained(model, model.predict(rows), n, ExplanationStatus.DEFERRED, detail)
 
-        here_us = pace.estimate_us(model.costs.explain_us(n))
-        may_be_here = not model.explains_by_asking and here_us <= min(
-            _LONGEST_HERE_US, _SHARE_OF_WHAT_IS_LEFT * left_us
+        method = model.method_for(n)
+        in_turn = pace.estimate_us(here_us) <= min(_LONGEST_HERE_US, _SHARE_OF_WHAT_IS_LEFT * left_us) and (
+            not self._has_core_to_spare or order.in_turn()
         )
-        in_turn = may_be_here and (not self._has_core_to_spare or learnt.order.in_turn())
         started_ns = time.monotonic_ns()
         if in_turn:
             prediction, outcome = _in_turn(model, rows)
         else:
             prediction, outcome = _at_once(self._pool, model, rows, deadline)
-        took_us = (time.monotonic_ns() - started_ns) / 1e3
+        ended_ns = time.monotonic_ns()
+        if not isinstance(outcome, Attributions):
+            return self._without(outcome, learnt, model, prediction, (ended_ns - started_ns) / 1e3, deadline)
+        order.took((ended_ns - started_ns) / (1e3 * n), in_turn=in_turn)
+        pace.ready(calibrated_us, (outcome.finished_ns - (outcome.started_ns if in_turn else started_ns)) / 1e3)
+        explanations = assemble.complete(outcome, model.base_values, prediction.margin, method, self._tolerance)
+        if explanations.detail:
+            _log.error("model %s: %s", model.manifest.name, explanations.detail, extra=_about(model))
+        return prediction, explanations, assemble.timings(prediction, outcome)
+
+    def _costs(self, learnt: _Learnt, model: ModelSnapshot, n: int) -> tuple[float, float, float]:
+        """Returns the calibrated microseconds to predict n rows, to explain them on the pool, and here."""
+        here_us = math.inf if model.explains_by_asking else model.costs.explain_us(n)
+        costs = model.costs.predict_us(n), model.costs.explain_us(n, self._pool.threads), here_us
+        if n <= _SMALL_BATCH:
+            learnt.costs[n] = costs
+        return costs
+
+    def _without(
+        self,
+        outcome: Exception | None,
+        learnt: _Learnt,
+        model: ModelSnapshot,
+        prediction: Prediction,
+        took_us: float,
+        deadline: Deadline,
+    ) -> Answer:
+        """What there is where the kernel failed, or was not ready in time."""
+        n = len(prediction.margin)
         if outcome is None:
-            pace.late(calibrated_us, took_us)
+            learnt.pace.late(model.costs.explain_us(n, self._pool.threads), took_us)
             detail = f"not ready within the budget of {deadline.budget_ms:.3g} ms"
             return _unexplained(model, prediction, n, ExplanationStatus.DEFERRED, detail)
-        about = {"model": model.manifest.name}
-        if isinstance(outcome, Exception):  # the kernel's failure does not take the prediction with it
-            _log.error("model %s: the kernel failed", model.manifest.name, exc_info=outcome, extra=about)
-            detail = f"the kernel failed: {outcome}"
-            return _unexplained(model, prediction, n, ExplanationStatus.FAILED, detail)
-        learnt.order.took(took_us / n, in_turn=in_turn)
-        pace.ready(calibrated_us, (outcome.finished_ns - (outcome.started_ns if in_turn else started_ns)) / 1e3)
-        explanations = assemble.complete(
-            outcome, model.base_values, prediction.margin, model.method_for(n), self._tolerance
-        )
-        if explanations.detail:
-            _log.error("model %s: %s", model.manifest.name, explanations.detail, extra=about)
-        return prediction, explanations, assemble.timings(prediction, outcome)
+        # The kernel's failure does not take the prediction with it.
+        _log.error("model %s: the kernel failed", model.manifest.name, exc_info=outcome, extra=_about(model))
+        return _unexplained(model, prediction, n, ExplanationStatus.FAILED, f"the kernel failed: {outcome}")
+
+
+def _about(model: ModelSnapshot) -> dict[str, str]:
+    return {"model": model.manifest.name}
 
 
 def _unexplained(

@@ -329,7 +329,12 @@ class _Request:
     __slots__ = ("answered", "arrived_ns", "call", "deadline", "error", "model", "put_off", "queue_us", "reply")
 
     def __init__(
-        self, model: ModelSnapshot, call: PredictCall, deadline: Deadline, arrived_ns: int, queue_us: float
+        self,
+        model: ModelSnapshot,
+        call: PredictCall,
+        deadline: Deadline,
+        arrived_ns: int,
+        queue_us: float,
     ) -> None:
         self.model = model
         self.call = call

@@ -71,7 +71,7 @@ def test_many_share_waves_until_they_are_few():
 
 
 def test_a_wave_that_is_full_departs_at_once(monkeypatch):
-    monkeypatch.setattr(waves, "_MOMENT_S", LONG_S)
+    monkeypatch.setattr(waves, "_GAP_S", LONG_S)
     log = []
     road = Waves(answering(log), 4)
     road._mean = 10.0
@@ -83,7 +83,7 @@ def test_a_wave_that_is_full_departs_at_once(monkeypatch):
 
 
 def test_whoever_rides_is_answered_once_whatever_the_timing(monkeypatch):
-    monkeypatch.setattr(waves, "_MOMENT_S", 1e-5)  # so that moments end as others board
+    monkeypatch.setattr(waves, "_GAP_S", 1e-5)  # so that waves leave as others board
     monkeypatch.setattr(waves, "_WORTH_IT", 0.0)
     log = []
     road = Waves(answering(log), 5)
@@ -101,9 +101,31 @@ def test_whoever_rides_is_answered_once_whatever_the_timing(monkeypatch):
     assert road._boarded == []
 
 
+def test_a_wave_does_not_wait_for_ever(monkeypatch):
+    monkeypatch.setattr(waves, "_GAP_S", 0.05)
+    monkeypatch.setattr(waves, "_LONGEST_S", 0.2)
+    log, stop = [], threading.Event()
+    road = Waves(answering(log), 10_000)
+    road._mean = 100.0
+
+    def keep_coming():
+        while not stop.is_set():
+            threading.Thread(target=road.ride, args=(Request(),), daemon=True).start()
+            time.sleep(0.01)
+
+    source = threading.Thread(target=keep_coming)
+    source.start()
+    try:
+        road.ride(Request())
+    finally:
+        stop.set()
+        source.join()
+    assert 2 <= log[0] < 200
+
+
 @pytest.mark.parametrize("size", [1, 3])
 def test_the_answer_is_there_when_the_ride_is_over(size, monkeypatch):
-    monkeypatch.setattr(waves, "_MOMENT_S", LONG_S)
+    monkeypatch.setattr(waves, "_GAP_S", LONG_S)
     road = Waves(answering([], 0.01), size)
     road._mean = 10.0
     requests = [Request() for _ in range(size)]
