@@ -197,7 +197,7 @@ def test_what_a_version_decided_is_explained_after_it_is_gone_and_nothing_holds_
 
         until(is_gone)
         assert list(service._profiles._by_model) == [service._repository.get("loan")]
-        assert list(service._paces) == [service._repository.get("loan")]
+        assert list(service._overlap._learnt) == [service._repository.get("loan")]
 
 
 def test_signed_bundles_only_at_load_and_at_reload(loans, bundles, repository, tmp_path):

@@ -169,7 +169,7 @@ def half_a_message(address, n_bytes=500):
 
 def threads_at_work(server):
     """The calls that hold a thread or wait for one, those amid whose message it waits included."""
-    return server._server._state.active_rpc_count
+    return len(server._server._state.rpc_states)
 
 
 def test_half_messages_hold_no_one_up_while_a_thread_is_left_and_nothing_once_they_are_gone(repository, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -38,7 +39,7 @@ class Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]  # no types there
     def __init__(self, pool: LightPool, methods: Mapping[str, grpc.RpcMethodHandler]) -> None:
         self._pool = pool
         self._methods = dict(methods)
-        self._refusal = grpc.stream_unary_rpc_method_handler(self._refuse)
+        self._refusal = grpc.stream_unary_rpc_method_handler(_refusing(pool))
 
     def service(self, handler_call_details: Any) -> grpc.RpcMethodHandler | None:
         """Returns what answers a call; asked by gRPC's own thread for each."""
@@ -47,8 +48,14 @@ class Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]  # no types there
             return handler
         return self._refusal
 
-    def _refuse(self, _messages: Any, context: Any) -> None:
-        context.abort_with_status(to_status(Overloaded(f"{self._pool.waiting} calls wait already; try again")))
+
+def _refusing(pool: LightPool) -> Callable[[Any, Any], None]:
+    def refuse(_messages: Any, context: Any) -> None:
+        context.abort_with_status(to_status(Overloaded(f"{pool.waiting} calls wait already; try again")))
+
+    # A thread of its own, as those of the pool are all at work then. gRPC looks for this.
+    refuse.experimental_thread_pool = ThreadPoolExecutor(1, "xai-refusals")  # type: ignore[attr-defined]
+    return refuse
 
 
 def decision_methods(service: ExplainService, pool: LightPool, streams: Streams) -> dict[str, grpc.RpcMethodHandler]:

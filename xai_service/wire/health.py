@@ -55,6 +55,12 @@ class HealthServicer(health.HealthServicer):  # type: ignore[misc]  # no types t
         context.add_callback(lambda: self._watches.discard(watch))
         return watch
 
+    def set(self, service: str, status: Any) -> None:
+        """Sets a service's status; its watches are told if it is another one."""
+        with self._lock:
+            if self._server_status.get(service) != status:
+                super().set(service, status)
+
     def enter_graceful_shutdown(self) -> None:
         """Says NOT_SERVING for good, and ends every watch once it was told."""
         with self._lock:
