@@ -186,6 +186,16 @@ def test_half_messages_hold_no_one_up_while_a_thread_is_left_and_nothing_once_th
         eventually(lambda: threads_at_work(server) == 0)
 
 
+def test_more_half_messages_than_threads_hold_no_one_up(repository, tmp_path):
+    with service(repository, tmp_path, rpc_threads=2) as (server, client), contextlib.ExitStack() as stack:
+        for _ in range(30):
+            stack.enter_context(half_a_message(server.addresses[0]))
+        eventually(lambda: threads_at_work(server) == 30)
+        time.sleep(0.1)  # by now they are slow
+        for _ in range(3):
+            assert len(client.predict(ROWS[:5], "m").decision_ids) == 5
+
+
 @pytest.mark.parametrize("n_bytes", [0, 500])
 def test_a_caller_that_falls_silent_amid_a_message_is_found_out(repository, tmp_path, monkeypatch, n_bytes):
     monkeypatch.setattr(wire_server, "_PING_AFTER_MS", 200)

@@ -67,7 +67,7 @@ def decision_methods(service: ExplainService, pool: LightPool, streams: Streams)
         try:
             try:
                 remaining_s = codec.time_remaining(context.time_remaining())
-                call = codec.read_predict(message, remaining_s, caller_of(context), pool.arrived_ns(), pool.waiting)
+                call = codec.read_predict(message, remaining_s, caller_of(context), pool.begin(), pool.waiting)
             except InvalidInput as error:
                 service.telemetry.refused(*codec.named_in(message), error)
                 raise

@@ -52,7 +52,7 @@ def methods(
 
     def infer(data: bytes, context: Any) -> bytes:
         try:
-            answer = servicer.infer(data, context, pool.arrived_ns(), pool.waiting)
+            answer = servicer.infer(data, context, pool.begin(), pool.waiting)
         except Overloaded:
             pool.note_late()
             raise

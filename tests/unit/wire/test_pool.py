@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from xai_service.wire import pool as pool_module
 from xai_service.wire.pool import LightPool
 
 LONG_S = 60  # only waited out when a test fails
@@ -80,13 +81,13 @@ def test_a_thread_knows_when_its_call_came(make):
     pool, found = make(1, 10), []
     before = time.monotonic_ns()
     pool.submit(time.sleep, 0.02)
-    pool.submit(lambda: found.append((pool.arrived_ns(), time.monotonic_ns())))
+    pool.submit(lambda: found.append((pool.begin(), time.monotonic_ns())))
     after = time.monotonic_ns()
     pool.close()
     ((arrived, worked_on),) = found
     assert before <= arrived <= after
     assert worked_on - arrived >= 10_000_000
-    assert pool.arrived_ns() == 0  # of no call of its
+    assert pool.begin() == 0  # of no call of its
 
 
 def test_no_call_is_lost_among_threads(make):
@@ -101,3 +102,51 @@ def test_no_call_is_lost_among_threads(make):
     pool.close()
     assert count == [2000]
     assert pool._under_way == 0
+
+
+def test_callers_who_are_slow_to_send_get_threads_beside_the_others(make, monkeypatch):
+    monkeypatch.setattr(pool_module, "_SLOW_S", 0.001)
+    pool, sent = make(2, 100), threading.Event()
+    for _ in range(20):  # each waits for its message, as gRPC would have it
+        pool.submit(sent.wait, LONG_S)
+        time.sleep(0.002)
+    done = threading.Event()
+    pool.submit(done.set)
+    assert done.wait(LONG_S)
+    assert pool._n_threads > 2
+    sent.set()
+    end = time.monotonic() + LONG_S
+    while pool._n_threads > 2:
+        assert time.monotonic() < end
+        time.sleep(0.001)
+    pool.close()
+    assert pool._under_way == 0
+
+
+def test_calls_that_are_worked_on_get_no_more_threads(make, monkeypatch):
+    monkeypatch.setattr(pool_module, "_SLOW_S", 0.0)
+    pool, go, begun = make(2, 100), threading.Event(), threading.Semaphore(0)
+
+    def work():
+        pool.begin()
+        begun.release()
+        go.wait(LONG_S)
+
+    for _ in range(2):
+        pool.submit(work)
+        assert begun.acquire(timeout=LONG_S)
+    for _ in range(20):
+        pool.submit(work)
+    assert pool._n_threads == 2
+    go.set()
+
+
+def test_there_is_an_end_to_threads(make, monkeypatch):
+    monkeypatch.setattr(pool_module, "_SLOW_S", 0.0)
+    monkeypatch.setattr(pool_module, "_MOST_THREADS", 3)
+    pool, sent = make(2, 100), threading.Event()
+    for _ in range(40):
+        pool.submit(sent.wait, LONG_S)
+        time.sleep(0.001)
+    assert pool._n_threads == 5
+    sent.set()
