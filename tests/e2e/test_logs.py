@@ -13,8 +13,10 @@ import xgboost
 from tests import pipelines
 from tests.conftest import serving
 from tests.flights import COLUMNS, STRINGS, flights
+from xai_service import overlap
 from xai_service.client import Client, RequestFailed
 from xai_service.logs import logging_to_stderr
+from xai_service.model.costs import Order
 from xai_service.model.raw_features import RawFeatures
 from xai_service.model.snapshot import ModelSnapshot
 from xai_service.pack import pack
@@ -91,12 +93,15 @@ def test_nothing_that_was_sent_is_logged(models, rows, tmp_path, capfd, monkeypa
         refused = ask(client, channel, rows)
         assert set(refused) == {"NOT_FOUND", "INVALID_ARGUMENT"}
         assert len(refused) >= 6
+        monkeypatch.setattr(Order, "in_turn", lambda _: False)
+        monkeypatch.setattr(overlap, "usable_cpus", lambda: 2)
         for owner, name in ((ModelSnapshot, "predict"), (RawFeatures, "matrix"), (ModelSnapshot, "explain")):
             with monkeypatch.context() as patch:
                 patch.setattr(owner, name, quoting if name != "explain" else lambda *_, **__: quoting(None, rows))
                 assert "INTERNAL" in ask(client, channel, rows)
         with monkeypatch.context() as patch:
-            patch.setattr("xai_service.assemble.residuals", lambda phi, *_: (phi[:, 0] + 1, phi[:, 0] * 0))
+            never = np.zeros(1, np.bool_)
+            patch.setattr("xai_service.assemble.check_additivity", lambda phi, *_: (phi[:, 0, 0] + 1, never, False))
             ask(client, channel, rows)
         logging.getLogger("xai_service").debug("the last line")
     log = capfd.readouterr().err

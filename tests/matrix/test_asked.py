@@ -53,7 +53,7 @@ def test_packed(train: Callable[[], AskedCase], tmp_path: Path) -> None:
     assert job.wait(120)
     found = snapshot.attributions(job)
     assert found.standard_error is not None
-    _, holds = assemble.check_additivity(found.phi, snapshot.base_values, served.margin[[0, 75, 149]], 1e-6)
+    _, holds, _ = assemble.check_additivity(found.phi, snapshot.base_values, served.margin[[0, 75, 149]], 1e-6)
     assert holds.all()
     again = snapshot.explain(POOL, few[1:2])
     assert again.wait(60)

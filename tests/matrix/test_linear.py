@@ -94,7 +94,7 @@ def test_packed(train: Callable[[], LinearCase], tmp_path: Path) -> None:
         np.testing.assert_allclose(served.prediction, expected, rtol=2e-5, atol=1e-5 * np.abs(expected).max())
 
     phi = _explained(snapshot, matrix)
-    residual, holds = assemble.check_additivity(phi, snapshot.base_values, served.margin, 1e-6)
+    residual, holds, _ = assemble.check_additivity(phi, snapshot.base_values, served.margin, 1e-6)
     assert holds.all(), residual.max()
     for row in (0, 90, 119):  # a row's bits are its own, the kernel's variant for a few rows apart
         np.testing.assert_array_equal(snapshot.predict(matrix[row : row + 1]).margin[0], served.margin[row])

@@ -152,12 +152,12 @@ INTERVAL = st.tuples(st.integers(0, 60), st.integers(0, 60)).map(sorted)
 @given(INTERVAL, INTERVAL)
 def test_overlap_is_the_time_in_both(predicted, explained):
     prediction = Prediction(np.zeros((1, 1), np.float32), None, None, None, *predicted)
-    timings = assemble.timings(prediction, Attributions(np.zeros((1, 1, 1)), *explained), 5.0)
+    timings = assemble.timings(prediction, Attributions(np.zeros((1, 1, 1)), *explained))
     both = set(range(*predicted)) & set(range(*explained))  # nanosecond by nanosecond
     assert timings.overlap_us == len(both) / 1e3
     assert timings.predict_us == len(range(*predicted)) / 1e3
     assert timings.explain_us == len(range(*explained)) / 1e3
-    alone = assemble.timings(prediction, None, None)
+    alone = assemble.timings(prediction, None)
     assert (alone.predict_us, alone.explain_us, alone.overlap_us) == (timings.predict_us, None, None)
 
 

@@ -220,7 +220,7 @@ def test_a_kernel_failure_is_recorded(repository, ledger, rows, finish, monkeypa
 
 def test_attributions_that_do_not_add_up_are_recorded_as_failed(repository, ledger, rows, pool, finish, caplog):
     model = repository.get("loan")
-    explainer = DeferredExplainer(repository, ledger, pool, 1e-5)
+    explainer = DeferredExplainer(repository, ledger, pool, 1e-5, 1000)
     right = record(ledger, model, rows[:2])
     (wrong,) = record(ledger, model, rows[2:3], margin=np.array([1e3], np.float32))
     finish(explainer)

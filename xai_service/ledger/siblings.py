@@ -73,6 +73,8 @@ class Siblings:
 
     def paths(self) -> list[Path]:
         """Returns those there are, the one of this process left out."""
+        if not self._folder.is_dir():  # it is made with the first ledger
+            return []
         return sorted(
             path
             for path in self._folder.iterdir()

@@ -109,3 +109,9 @@ def test_what_nobody_will_finish_is_told(tmp_path, caplog):
     caplog.clear()
     Siblings(base, base).warn_of_unattended({base})
     assert [f"l.{number}.sqlite owes" in caplog.text for number in range(3)] == [False, True, True]
+
+
+def test_where_there_is_no_folder_yet_there_are_no_others(tmp_path):
+    base = tmp_path / "var" / "ledger.sqlite"
+    assert Siblings(base, base).paths() == []
+    assert Siblings(base, base)(uuid.uuid4()) is None
