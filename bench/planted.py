@@ -33,13 +33,18 @@ def sleep() -> None:
 
 def twice() -> None:
     """Plants a second explanation, before the one that counts."""
-    explain = ModelSnapshot.explain
+    explain, here = ModelSnapshot.explain, ModelSnapshot.explain_here
 
     def again(self: ModelSnapshot, pool: Any, rows: Any) -> Any:
         explain(self, pool, rows).wait(10.0)
         return explain(self, pool, rows)
 
+    def again_here(self: ModelSnapshot, rows: Any) -> Any:
+        here(self, rows)
+        return here(self, rows)
+
     ModelSnapshot.explain = again  # type: ignore[method-assign]
+    ModelSnapshot.explain_here = again_here  # type: ignore[method-assign]
 
 
 FAULTS = {"sleep": sleep, "twice": twice}
