@@ -98,7 +98,16 @@ def measure(models_folder: Path, seconds: float, plant: str | None) -> dict[str,
 def _servers(folder: Path, models_folder: Path, plant: str | None) -> Iterator[tuple[str, Any]]:
     """The servers by the names that turns know them by, not started yet."""
     command = XAI if plant is None else (sys.executable, str(ROOT / "bench" / "planted.py"), plant)
-    options = ["--repository", str(models_folder), "--listen", "127.0.0.1:0", "--reload-every-s", "0", "--metrics-listen", "off"]
+    options = [
+        "--repository",
+        str(models_folder),
+        "--listen",
+        "127.0.0.1:0",
+        "--reload-every-s",
+        "0",
+        "--metrics-listen",
+        "off",
+    ]
     options += ["--default-budget-ms", "0"]  # on a busy machine explanations would be put off, and look cheap
     yield "xai", running([*options, "--ledger", str(folder / "ledger.sqlite")], command=command)
     if "record" in ServiceConfig.__dataclass_fields__:

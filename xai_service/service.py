@@ -12,7 +12,6 @@ import copy
 import threading
 import time
 import uuid
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -21,7 +20,7 @@ import numpy as np
 from xai_service import assemble, treeshap
 from xai_service._profile import FeatureProfile
 from xai_service.budget import Deadline, ReplyCost
-from xai_service.checks import check_shape, check_values, in_model_order
+from xai_service.checks import check_shape, in_model_order
 from xai_service.config import ServiceConfig
 from xai_service.decisions import decisions_of, read_decision
 from xai_service.deferred import DeferredExplainer
@@ -34,14 +33,13 @@ from xai_service.model.repository import ModelEntry, Repository
 from xai_service.model.snapshot import ModelSnapshot
 from xai_service.model.watch import Watch
 from xai_service.overlap import Overlap
+from xai_service.profiles import Profiles
 from xai_service.telemetry import Telemetry
 from xai_service.tracing import open_tracer
 from xai_service.types import (
-    Column,
     ExplanationMode,
     Explanations,
     ExplanationStatus,
-    Float32Array,
     PredictCall,
     Prediction,
     Timings,
@@ -90,7 +88,7 @@ class ExplainService:
         self._ledger = ledger
         self._pool = treeshap.WorkerPool(config.kernel_threads)
         self._admission = Admission(config.max_rows_in_flight)
-        self._profiles = _Profiles()
+        self._profiles = Profiles()
         self._reply_cost = ReplyCost()
         self._overlap = Overlap(self._pool, config.additivity_tolerance)
         # With every thread aboard, nobody can come any more.
@@ -372,33 +370,3 @@ def _incomplete(explanations: Explanations) -> XaiError | None:
     if ExplanationStatus.DEFERRED in explanations.statuses:
         return BudgetExhausted(f"no explanation in time, and the request requires it: {explanations.detail}")
     return None
-
-
-class _Profiles:
-    """Streaming statistics of the rows each model was asked about."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        # By weak reference: a model's statistics go with it.
-        self._by_model: weakref.WeakKeyDictionary[ModelSnapshot, FeatureProfile] = weakref.WeakKeyDictionary()
-
-    def check_and_merge(self, rows: Float32Array, columns: tuple[Column, ...], model: ModelSnapshot) -> None:
-        """Folds the rows in when they are the model's, else raises InvalidInput and leaves no trace of them."""
-        profile = self._by_model.get(model)
-        if profile is None:
-            with self._lock:
-                profile = self._by_model.setdefault(model, FeatureProfile(len(model.feature_names)))
-        scan = check_values(rows, columns, model, profile)
-        with self._lock:
-            profile.merge(scan)
-
-    def copies(self) -> list[tuple[ModelSnapshot, FeatureProfile]]:
-        """Returns each model's statistics so far."""
-        with self._lock:
-            known = list(self._by_model.items())
-        copies = []
-        for model, profile in known:
-            copy = FeatureProfile(len(model.feature_names))
-            copy.merge(profile)  # no other merge comes between
-            copies.append((model, copy))
-        return copies
