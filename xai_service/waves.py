@@ -36,7 +36,7 @@ class Waves(Generic[Request]):
     """Gathers requests. Thread-safe.
 
     Args:
-        answer: answers the requests of a wave, and raises nothing; called by one of the threads that ride.
+        answer: answers the requests of a wave, and should raise nothing; called by one of the threads that ride.
         most: requests in a wave.
     """
 
@@ -58,9 +58,11 @@ class Waves(Generic[Request]):
         elif not wave:
             request.answered.acquire()
         if wave:
-            self._answer(wave)
-            for one in wave:
-                one.answered.release()
+            try:
+                self._answer(wave)
+            finally:  # whatever happened, nobody is left waiting
+                for one in wave:
+                    one.answered.release()
 
     def _board(self, request: Request) -> list[Request]:
         """Returns the wave if the request makes it full."""

@@ -132,3 +132,23 @@ def test_the_answer_is_there_when_the_ride_is_over(size, monkeypatch):
     with ThreadPoolExecutor(size) as threads:
         list(threads.map(road.ride, requests))
     assert [(one.answers, one.wave) for one in requests] == [(1, size)] * size
+
+
+def test_an_answer_that_fails_leaves_nobody_waiting(monkeypatch):
+    monkeypatch.setattr(waves, "_GAP_S", LONG_S)
+
+    def fail(_wave):
+        raise SystemExit
+
+    road, raised = Waves(fail, 3), []
+    road._mean = 10.0
+
+    def ride(_):
+        try:
+            road.ride(Request())
+        except SystemExit:
+            raised.append(1)
+
+    with ThreadPoolExecutor(3) as threads:
+        list(threads.map(ride, range(3)))
+    assert raised == [1]  # who led knows
