@@ -96,7 +96,16 @@ def read_predict(
         name, version, rows, budget_ms, mode, priority = usual
         if name and mode in MODES and priority <= _LOWEST_PRIORITY:
             return PredictCall(
-                name, version or None, rows, None, budget_ms, time_remaining_s, (), MODES[mode], priority
+                name,
+                version or None,
+                rows,
+                latency_budget_ms=budget_ms,
+                time_remaining_s=time_remaining_s,
+                mode=MODES[mode],
+                priority=priority,
+                caller=caller,
+                arrived_ns=arrived_ns,
+                behind=behind,
             )
     try:
         request = pb.PredictRequest.FromString(message)
@@ -198,9 +207,8 @@ def write_predict(reply: PredictReply) -> bytes:
 
 def _status_bytes(statuses: tuple[ExplanationStatus, ...]) -> bytes:
     # Comparing an enumeration's values is cheap, hashing them is not.
-    first = STATUSES[statuses[0]] if statuses else 0
     if statuses.count(statuses[0]) == len(statuses):
-        return bytes((first,)) * len(statuses)
+        return bytes((STATUSES[statuses[0]],)) * len(statuses)
     return bytes(STATUSES[status] for status in statuses)
 
 

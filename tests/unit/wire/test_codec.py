@@ -51,6 +51,14 @@ def test_a_request_says_what_it_wants_of_explanations():
     assert field(request(priority=10)) == "priority"
 
 
+@pytest.mark.parametrize("feature_names", [[], ["a", "b", "c"]], ids=["read natively", "read by protobuf"])
+def test_what_the_transport_knows_of_a_call_comes_with_it(feature_names):
+    message = request(feature_names=feature_names, latency_budget_ms=5.0, priority=3, explanation_mode=1)
+    call = codec.read_predict(message.SerializeToString(), 0.25, "teller", 123, 7)
+    assert (call.caller, call.arrived_ns, call.behind, call.time_remaining_s) == ("teller", 123, 7, 0.25)
+    assert (call.priority, call.mode, call.latency_budget_ms) == (3, ExplanationMode.NONE, 5.0)
+
+
 def test_what_is_absent_is_none():
     call = codec.decode_predict(request(), None)
     assert (call.model_version, call.feature_names, call.latency_budget_ms) == (None, None, None)
