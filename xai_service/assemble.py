@@ -29,19 +29,6 @@ from xai_service.types import (
 )
 
 
-def residuals(phi: Float64Array, base_values: Float64Array, margin: Float32Array) -> tuple[Float64Array, Float64Array]:
-    """Returns by how much each output's attributions miss its margin, and |base| + Σ|φ| + |margin|: (n, outputs) both.
-
-    Args:
-        phi: float64 (n, features, outputs).
-        base_values: float64 (outputs,).
-        margin: float32 (n, outputs).
-    """
-    exact = margin.astype(np.float64)
-    residual = np.abs(base_values + phi.sum(axis=1) - exact)
-    return residual, np.abs(base_values) + np.abs(phi).sum(axis=1) + np.abs(exact)
-
-
 def complete(
     attributions: Attributions, base_values: Float64Array, margin: Float32Array, method: Method, tolerance: float
 ) -> Explanations:

@@ -24,7 +24,7 @@ _LOOK_EVERY_S = 0.25
 class DeferredExplainer:
     """Explains the ledger's pending decisions, oldest first, a batch at each call.
 
-    A decision is explained by the very model file that decided, even if the repository let go of it meanwhile: `hold`
+    A decision is explained by the very model file that decided, even if the repository let go of it meanwhile: `expect`
     keeps it until it is no longer needed. One whose model is not here, or whose explanation cannot be recorded, stays
     pending; it is looked at again after `look_again`, and by the next process. None keeps those behind it waiting.
 
@@ -148,15 +148,19 @@ class DeferredExplainer:
             return str(error)
         return f"{name} {version} is another file now"
 
+    def _stops(self, model: ModelSnapshot) -> bool:
+        """Whether an explanation that takes long is not to be begun, or to be broken off."""
+        return model.explains_by_asking and self._closing.is_set()
+
     def _finish(self, model: ModelSnapshot, decisions: list[Decision]) -> None:
-        if model.explains_by_asking and self._closing.is_set():
+        if self._stops(model):
             return
         rows, margin = stack_inputs(decisions)
         method = model.method_for(len(rows))
         try:
             job = model.explain(self._pool, rows, deferred=True)
             while not job.wait(_LOOK_EVERY_S):
-                if model.explains_by_asking and self._closing.is_set():
+                if self._stops(model):
                     job.cancel()
                     return
             attributions = model.attributions(job)

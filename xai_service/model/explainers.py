@@ -17,7 +17,7 @@ from xai_service.errors import InvalidModel
 from xai_service.linear import LinearExplainer
 from xai_service.model.background import read_background
 from xai_service.model.linear_part import read_linear
-from xai_service.model.manifest import BACKGROUND_FILE
+from xai_service.model.manifest import BACKGROUND_FILE, MODEL_FILE
 from xai_service.model.onnx_trees import read_forest
 from xai_service.model.operators import read_graph
 from xai_service.model.probe_rows import rows_near_means, rows_near_thresholds
@@ -178,9 +178,10 @@ def _asked(model: onnx.ModelProto, files: Mapping[str, bytes]) -> Core:
             f"{BACKGROUND_FILE}: {len(background)} rows; models that are only asked are explained against at most "
             f"{MAX_ASKED_BACKGROUND}"
         )
-    digest = hashlib.sha256(model.SerializeToString(deterministic=True) + data).digest()
+    digest = hashlib.sha256(files[MODEL_FILE])
+    digest.update(data)
     return Core(
-        lambda margin: PermutationExplainer(margin, background, digest),
+        lambda margin: PermutationExplainer(margin, background, digest.digest()),
         graph.n_outputs,
         lambda _rows: permutation.method(len(background)),
         graph.n_features,

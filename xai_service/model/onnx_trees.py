@@ -71,11 +71,6 @@ def read_forest(model: onnx.ModelProto, players: Sequence[int] | None = None) ->
         raise InvalidModel(f"the tree ensemble is malformed: {error}") from error
 
 
-def margin_output(model: onnx.ModelProto) -> str:
-    """Returns the name of the value that the tree ensemble computes."""
-    return str(_ensemble_node(model).output[0])
-
-
 def _ensemble_node(model: onnx.ModelProto) -> onnx.NodeProto:
     graph = model.graph
     # Text that is not UTF-8 comes out of the parser as bytes, hence str().

@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from xai_service.assemble import residuals
 from xai_service.errors import ModelError, PackRefused
 from xai_service.model.explainers import read_core
 from xai_service.model.onnx_trees import parse_model
@@ -200,7 +199,9 @@ def _phi(explainer: TreeExplainer | _Linear, rows: Float32Array) -> Float64Array
 
 def _residual(phi: Float64Array, base: Float64Array, margins: Float32Array) -> Float64Array:
     """Returns each row's residual as a share of |base| + Σ|φ| + |margin|, the worst output's."""
-    residual, scale = residuals(phi, base, margins)
+    exact = margins.astype(np.float64)
+    residual = np.abs(base + phi.sum(axis=1) - exact)
+    scale = np.abs(base) + np.abs(phi).sum(axis=1) + np.abs(exact)
     return np.asarray(np.divide(residual, scale, out=np.zeros_like(residual), where=residual != 0).max(axis=1))
 
 

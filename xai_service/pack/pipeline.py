@@ -87,11 +87,10 @@ def read(pipeline: Any, X: Any, *, raw_score: bool) -> tuple[NativeModel, Float3
     )
     rows = np.ascontiguousarray(before.rows[:, used])
     if native.additive is not None:
-        at = {raw: i for i, raw in enumerate(used)}
         lookups = Lookups(
-            known={at[i]: one for i, one in values.items()},
-            unknown={at[i]: one for i, one in unknown.items()},
-            takes_missing=frozenset(at[i] for i in does.missing),
+            known={int(place[i]): one for i, one in values.items()},
+            unknown={int(place[i]): one for i, one in unknown.items()},
+            takes_missing=frozenset(int(place[i]) for i in does.missing),
         )
         return replace(on_raw, additive=_added(native, before, columns, used, rows[0], lookups)), rows
     trees = fold(native.trees, Steps(columns, before.made, values, unknown, does.missing))

@@ -55,9 +55,10 @@ def net(**changes: Any) -> onnx.ModelProto:
 def served(graph: onnx.ModelProto) -> tuple[OrtPredictor, Any]:
     """As a server loads it."""
     parsed = parse_model(graph.SerializeToString())
-    core = read_core(parsed, "permutation", {"background.npy": write_background(BACKGROUND)})
+    files = {"model.onnx": graph.SerializeToString(), "background.npy": write_background(BACKGROUND)}
+    core = read_core(parsed, "permutation", files)
     predictor = OrtPredictor(
-        parsed, graph.SerializeToString(), ("prediction",), 0, (core.nodes, core.constants), core.most_rows
+        parsed, files["model.onnx"], ("prediction",), 0, (core.nodes, core.constants), core.most_rows
     )
     return predictor, core
 
