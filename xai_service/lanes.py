@@ -18,6 +18,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 
 from xai_service.errors import Overloaded, Unavailable, XaiError
+from xai_service.types import LOWEST_PRIORITY
 
 _log = logging.getLogger(__name__)
 
@@ -25,7 +26,6 @@ _PATIENCE = 0.5  # of the budget: who waited longer is refused
 _EXPLAINED = 0.25  # of the budget: who waited longer is not explained in time
 _NO_BUDGET_MS = 1000.0  # what counts as the budget of requests without one
 _LEAST_BUDGET_MS = 10.0  # and of those with a smaller one: a few milliseconds of waiting are no overload
-_PRIORITIES = 10
 _REMEMBERED = 256  # requests, to see who takes more than a share
 _MORE_THAN_A_SHARE = 1.5
 
@@ -77,7 +77,7 @@ class Admission:
                 raise Overloaded(
                     f"{self._rows} rows are under way and {rows} more would pass the limit of {self._max_rows}"
                 )
-            patience_ms = _PATIENCE * counted_ms * (1 - priority / _PRIORITIES)
+            patience_ms = _PATIENCE * counted_ms * (1 - priority / (LOWEST_PRIORITY + 1))
             if waited_ms > patience_ms / 2 and (waited_ms > patience_ms or self._has_more_than_a_share(caller)):
                 raise Overloaded(
                     f"the request waited {waited_ms:.3g} ms for a thread, too long for its budget and priority: "

@@ -22,6 +22,10 @@ class ExplanationStatus(enum.Enum):
     NOT_REQUESTED = "not requested"
 
 
+LOWEST_PRIORITY = 9
+"""Of a request; 0 is the highest."""
+
+
 class ExplanationMode(enum.Enum):
     """What a request wants of explanations."""
 

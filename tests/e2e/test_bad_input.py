@@ -162,8 +162,9 @@ def test_garbage_bytes_do_not_hurt(address, method):
     with grpc.insecure_channel(address) as channel:
         call = channel.unary_unary(f"/xai.v1.DecisionService/{method}")
         for garbage in (b"\xff" * 64, b"\x0a\xff\xff\xff\xff\x0f", bytes(range(256))):
-            with pytest.raises(grpc.RpcError):
+            with pytest.raises(grpc.RpcError) as failed:
                 call(garbage, timeout=10)
+            assert failed.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     with Client(address) as client:
         assert client.predict(GOOD, "ok").labels is None
 

@@ -18,6 +18,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from tests.conftest import serving
+from tests.inference import Stub, matrix, unhurried
+from tests.inference import request as inference_request
 from xai_service import tracing
 from xai_service.wire.gen.xai.v1 import decision_service_pb2 as pb
 from xai_service.wire.gen.xai.v1 import decision_service_pb2_grpc as pb_grpc
@@ -38,19 +40,25 @@ def spans(monkeypatch):
 
 
 @pytest.fixture
-def predict(spans, loans, loan_repository, tmp_path):  # noqa: ARG001 (the tracer has to be there first)
-    """Calls a real server with a trace's headers."""
+def channel(spans, loan_repository, tmp_path):  # noqa: ARG001 (the tracer has to be there first)
+    """To a real server."""
     with (
         serving(loan_repository, tmp_path / "l") as server,
         grpc.insecure_channel(server.addresses[0]) as channel,
     ):
-        stub = pb_grpc.DecisionServiceStub(channel)
+        yield channel
 
-        def call(rows, metadata=(), **fields):
-            fields = {"model_name": "loan", "latency_budget_ms": 60_000, **fields}
-            return stub.Predict(pb.PredictRequest(input=to_tensor(rows), **fields), timeout=30, metadata=metadata)
 
-        yield call
+@pytest.fixture
+def predict(channel):
+    """Calls it with a trace's headers."""
+    stub = pb_grpc.DecisionServiceStub(channel)
+
+    def call(rows, metadata=(), **fields):
+        fields = {"model_name": "loan", "latency_budget_ms": 60_000, **fields}
+        return stub.Predict(pb.PredictRequest(input=to_tensor(rows), **fields), timeout=30, metadata=metadata)
+
+    return call
 
 
 @pytest.fixture
@@ -89,6 +97,33 @@ def test_a_request_continues_its_callers_trace(predict, spans, rows):
         "xai.queue_us": request.attributes["xai.queue_us"],
         "xai.overlap_us": reply.timings.overlap_us,
     }
+
+
+def test_so_does_one_in_the_open_inference_protocol(channel, spans, rows):
+    stub = Stub(channel)
+    asked = unhurried(inference_request(inputs=matrix(rows[:1])))
+    stub.ModelInfer(asked, timeout=30, metadata=SAMPLED)
+    assert _continued(spans()) == 1
+    answers = stub.ModelStreamInfer(iter([asked] * 3), timeout=30, metadata=SAMPLED)
+    assert [answer.error_message for answer in answers] == [""] * 3
+    assert _continued(spans()) == 4
+
+
+def test_and_each_of_a_stream(channel, spans, rows):
+    stub = pb_grpc.DecisionServiceStub(channel)
+    request = pb.PredictRequest(model_name="loan", latency_budget_ms=60_000, input=to_tensor(rows[:1]))
+    asked = [pb.PredictStreamRequest(id=str(number), request=request) for number in range(3)]
+    answers = list(stub.PredictStream(iter(asked), timeout=30, metadata=SAMPLED))
+    assert [answer.WhichOneof("answer") for answer in answers] == ["response"] * 3
+    assert _continued(spans()) == 3
+
+
+def _continued(spans):
+    """How many requests there are, each of which has to continue the caller's trace."""
+    requests = [span for span in spans if span.name == "xai.request"]
+    assert {trace.format_span_id(span.parent.span_id) for span in requests} == {SPAN}
+    assert {trace.format_trace_id(span.context.trace_id) for span in spans} == {TRACE}
+    return len(requests)
 
 
 def test_without_an_explanation_there_is_no_span_of_one(predict, spans, rows):

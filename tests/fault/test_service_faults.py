@@ -29,6 +29,7 @@ from tests.conftest import serving
 from xai_service.client import Client, RequestFailed
 from xai_service.model.snapshot import ModelSnapshot
 from xai_service.pack import pack
+from xai_service.telemetry import UNKNOWN
 from xai_service.types import ExplanationStatus
 from xai_service.wire import server as wire_server
 from xai_service.wire.gen.xai.v1 import decision_service_pb2 as pb
@@ -295,6 +296,7 @@ def test_a_burst_is_refused_at_once_beyond_its_bound(repository, tmp_path, held)
         eventually(lambda: sum(call.done() for call in calls) == 15)
         refused = [call for call in calls if call.done()]
         assert {call.code() for call in refused} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+        assert dict(server._service.telemetry.models())[UNKNOWN].refused == {"Overloaded": 15}
         held.go.set()
         answered = [call.result(LONG_S) for call in calls if call not in refused]
         assert [len(reply.decision_ids) for reply in answered] == [2] * 5

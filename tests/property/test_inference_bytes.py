@@ -23,7 +23,7 @@ from xai_service.wire.gen.inference import grpc_service_pb2 as pb
 from xai_service.wire.inference import InferenceServicer
 from xai_service.wire.inference_statistics import InferenceStatistics
 
-CONTEXT = SimpleNamespace(time_remaining=lambda: None, peer=lambda: "ipv4:127.0.0.1:1")
+CONTEXT = SimpleNamespace(time_remaining=lambda: None, peer=lambda: "ipv4:127.0.0.1:1", invocation_metadata=lambda: ())
 MAX_ROWS = 50
 FEATURES = 50
 INTEGERS = st.one_of(st.integers(-2, 60), st.sampled_from([1 << 20, 1 << 31, 1 << 40, (1 << 63) - 1, -(1 << 63)]))

@@ -146,9 +146,11 @@ def _ledger(service: ExplainService) -> Iterator[Family]:
             "xai_ledger_entries_total", "counter", "Entries stored: decisions, and explanations that came later."
         ).add(entries)
     yield Family("xai_ledger_commit_duration_seconds", "histogram", "A commit, of all that waited.").add_histogram(
-        ledger.commit_us, unit=_US
+        ledger.commit_us.copy(), unit=_US
     )
-    yield Family("xai_ledger_commit_entries", "histogram", "Entries of a commit.").add_histogram(ledger.commit_entries)
+    yield Family("xai_ledger_commit_entries", "histogram", "Entries of a commit.").add_histogram(
+        ledger.commit_entries.copy()
+    )
 
 
 def _repository(service: ExplainService) -> Iterator[Family]:

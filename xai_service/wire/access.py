@@ -130,7 +130,7 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[misc]  # no types there
 
     def __init__(self, access: Access) -> None:
         self._access = access
-        self._wrapped: dict[str, tuple[Any, Any]] = {}
+        self._wrapped: dict[tuple[str, int], tuple[Any, Any]] = {}  # holds the handler, so that its id stays its own
 
     def intercept_service(self, continuation: Callable[[Any], Any], handler_call_details: Any) -> Any:
         """Returns the handler of a call, guarded."""
@@ -138,9 +138,10 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[misc]  # no types there
         method = handler_call_details.method
         if handler is None or METHODS.get(method, _NOBODY) is None:
             return handler
-        known = self._wrapped.get(method)
-        if known is None or known[0] is not handler:
-            known = self._wrapped[method] = (handler, self._guarded(method, handler))
+        key = method, id(handler)  # of a method and of its refusal, which may take turns
+        known = self._wrapped.get(key)
+        if known is None:
+            known = self._wrapped[key] = (handler, self._guarded(method, handler))
         return known[1]
 
     def _guarded(self, method: str, handler: Any) -> Any:

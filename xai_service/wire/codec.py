@@ -9,7 +9,6 @@ import weakref
 from typing import Any
 
 import numpy as np
-from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 from numpy.typing import NDArray
 
@@ -19,8 +18,17 @@ from xai_service.ledger.entry import Decision, Explanation
 from xai_service.model.repository import ModelEntry
 from xai_service.model.snapshot import ModelSnapshot
 from xai_service.service import PredictReply
-from xai_service.types import ExplanationMode, ExplanationStatus, Float32Array, Method, PredictCall, Timings
+from xai_service.types import (
+    LOWEST_PRIORITY,
+    ExplanationMode,
+    ExplanationStatus,
+    Float32Array,
+    Method,
+    PredictCall,
+    Timings,
+)
 from xai_service.wire.columns import from_columns
+from xai_service.wire.fields import parse
 from xai_service.wire.gen.xai.v1 import decision_service_pb2 as pb
 from xai_service.wire.results import ModelStatus
 from xai_service.wire.tensors import from_tensor, to_tensor
@@ -37,7 +45,6 @@ MODES: dict[int, ExplanationMode] = {
     pb.EXPLANATION_MODE_COMPLETE_OR_DEFERRED: ExplanationMode.COMPLETE_OR_DEFERRED,
     pb.EXPLANATION_MODE_REQUIRED: ExplanationMode.REQUIRED,
 }
-_LOWEST_PRIORITY = 9
 
 
 def decode_predict(
@@ -64,8 +71,8 @@ def decode_predict(
         raise InvalidInput(FieldViolation("model_name", "is empty; name the model"))
     if request.explanation_mode not in MODES:
         raise InvalidInput(FieldViolation("explanation_mode", f"{request.explanation_mode} is none that is known"))
-    if request.priority > _LOWEST_PRIORITY:
-        raise InvalidInput(FieldViolation("priority", f"{request.priority} is not from 0 to {_LOWEST_PRIORITY}"))
+    if request.priority > LOWEST_PRIORITY:
+        raise InvalidInput(FieldViolation("priority", f"{request.priority} is not from 0 to {LOWEST_PRIORITY}"))
     columns = from_columns(request)
     return PredictCall(
         model_name=request.model_name,
@@ -94,7 +101,7 @@ def read_predict(
     usual = _wire.read_predict(message)
     if usual is not None:
         name, version, rows, budget_ms, mode, priority = usual
-        if name and mode in MODES and priority <= _LOWEST_PRIORITY:
+        if name and mode in MODES and priority <= LOWEST_PRIORITY:
             return PredictCall(
                 name,
                 version or None,
@@ -107,18 +114,15 @@ def read_predict(
                 arrived_ns=arrived_ns,
                 behind=behind,
             )
-    try:
-        request = pb.PredictRequest.FromString(message)
-    except DecodeError as error:
-        raise InvalidInput(FieldViolation("", f"the bytes are no PredictRequest: {error}")) from None
+    request = parse(pb.PredictRequest, message)
     return decode_predict(request, time_remaining_s, caller, arrived_ns, behind)
 
 
 def named_in(message: bytes) -> tuple[str, str | None]:
     """Returns the model and version that an encoded request names, as far as it can be read."""
     try:
-        request = pb.PredictRequest.FromString(message)
-    except DecodeError:
+        request = parse(pb.PredictRequest, message)
+    except InvalidInput:
         return "", None
     return request.model_name, request.model_version or None
 

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from google.protobuf.message import DecodeError
-
-from xai_service import _wire
-from xai_service.errors import FieldViolation, InvalidInput
+from xai_service import _wire, trace_context
 from xai_service.wire import codec
 from xai_service.wire.access import caller_of
-from xai_service.wire.fields import in_field
+from xai_service.wire.fields import in_field, parse
 from xai_service.wire.gen.xai.v1 import decision_service_pb2 as pb
 from xai_service.wire.status import to_message
 
@@ -26,6 +23,7 @@ def answer_with(service: ExplainService) -> Answer:
 
     def answer(message: bytes, context: Any) -> bytes:
         name = ""
+        trace_context.enter(context.invocation_metadata())
         try:
             name, request = _apart(message)
             remaining_s = codec.time_remaining(context.time_remaining())
@@ -45,8 +43,5 @@ def _apart(message: bytes) -> tuple[str, bytes]:
     usual = _wire.read_envelope(message)
     if usual is not None:
         return usual
-    try:
-        request = pb.PredictStreamRequest.FromString(message)
-    except DecodeError as error:
-        raise InvalidInput(FieldViolation("", f"the bytes are no PredictStreamRequest: {error}")) from None
+    request = parse(pb.PredictStreamRequest, message)
     return request.id, request.request.SerializeToString()

@@ -1,6 +1,20 @@
-"""Fields of messages that are written by hand."""
+"""Encoded messages: read whole, or joined field by field."""
 
 from __future__ import annotations
+
+from typing import Any
+
+from google.protobuf.message import DecodeError
+
+from xai_service.errors import FieldViolation, InvalidInput
+
+
+def parse(kind: Any, data: bytes) -> Any:
+    """Returns the message of class ``kind`` that ``data`` holds. Raises InvalidInput when it holds none."""
+    try:
+        return kind.FromString(data)
+    except DecodeError as error:
+        raise InvalidInput(FieldViolation("request", f"is no {kind.DESCRIPTOR.name}: {error}")) from None
 
 
 def in_field(number: int, message: bytes) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -11,17 +12,22 @@ from xai_service import trace_context
 from xai_service.errors import InvalidInput, Overloaded
 from xai_service.wire import codec, decision_stream
 from xai_service.wire.access import caller_of
+from xai_service.wire.fields import parse
 from xai_service.wire.gen.xai.v1 import decision_service_pb2 as pb
 from xai_service.wire.status import to_status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from google.protobuf.message import Message
 
     from xai_service.service import ExplainService
+    from xai_service.telemetry import Telemetry
     from xai_service.wire.pool import LightPool
     from xai_service.wire.streams import Streams
+
+Answer = Callable[[bytes, Any, int], bytes]
+"""Answers an encoded message, given gRPC's context and when it was taken from the wire (see `PredictCall`)."""
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["DecisionService"].full_name
 
@@ -34,12 +40,13 @@ class Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]  # no types there
     Args:
         pool: where calls are worked on.
         methods: handlers by the method's full name, ``/package.Service/Method``.
+        telemetry: is told of calls that are refused.
     """
 
-    def __init__(self, pool: LightPool, methods: Mapping[str, grpc.RpcMethodHandler]) -> None:
+    def __init__(self, pool: LightPool, methods: Mapping[str, grpc.RpcMethodHandler], telemetry: Telemetry) -> None:
         self._pool = pool
         self._methods = dict(methods)
-        self._refusal = grpc.stream_unary_rpc_method_handler(_refusing(pool))
+        self._refusal = grpc.stream_unary_rpc_method_handler(_refusing(pool, telemetry))
 
     def service(self, handler_call_details: Any) -> grpc.RpcMethodHandler | None:
         """Returns what answers a call; asked by gRPC's own thread for each."""
@@ -49,36 +56,56 @@ class Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]  # no types there
         return self._refusal
 
 
-def _refusing(pool: LightPool) -> Callable[[Any, Any], None]:
+def _refusing(pool: LightPool, telemetry: Telemetry) -> Callable[[Any, Any], None]:
     def refuse(_messages: Any, context: Any) -> None:
-        context.abort_with_status(to_status(Overloaded(f"{pool.waiting} calls wait already; try again")))
+        error = Overloaded(f"{pool.waiting} calls wait already; try again")
+        telemetry.refused("", None, error)
+        context.abort_with_status(to_status(error))
 
     # A thread of its own, as those of the pool are all at work then. gRPC looks for this.
     refuse.experimental_thread_pool = ThreadPoolExecutor(1, "xai-refusals")  # type: ignore[attr-defined]
     return refuse
 
 
+def unary(pool: LightPool, answer: Answer, *, is_budgeted: bool = False) -> grpc.RpcMethodHandler:
+    """Returns the handler of a call of one message: what ``answer`` raises becomes the call's status.
+
+    Messages are bytes, so that gRPC's one polling thread parses none, and one that is none is refused like other input.
+
+    Args:
+        pool: where it is worked on.
+        answer: returns the encoded answer.
+        is_budgeted: whether the pool is to learn from it how long calls may wait.
+    """
+
+    def handle(message: bytes, context: Any) -> bytes:
+        trace_context.enter(context.invocation_metadata())
+        arrived_ns = pool.begin()
+        try:
+            reply = answer(message, context, arrived_ns)
+        except Exception as error:
+            if is_budgeted and isinstance(error, Overloaded):
+                pool.note_late()
+            context.abort_with_status(to_status(error))
+            raise  # abort raises; this tells the type checker so
+        if is_budgeted:
+            pool.note_in_time()
+        return reply
+
+    return grpc.unary_unary_rpc_method_handler(handle)
+
+
 def decision_methods(service: ExplainService, pool: LightPool, streams: Streams) -> dict[str, grpc.RpcMethodHandler]:
     """Returns the handlers of `xai.v1.DecisionService`."""
 
-    def predict(message: bytes, context: Any) -> bytes:
-        """The hot path: no message objects, and no function between it and the service."""
-        trace_context.enter(context.invocation_metadata())
+    def predict(message: bytes, context: Any, arrived_ns: int) -> bytes:
         try:
-            try:
-                remaining_s = codec.time_remaining(context.time_remaining())
-                call = codec.read_predict(message, remaining_s, caller_of(context), pool.begin(), pool.waiting)
-            except InvalidInput as error:
-                service.telemetry.refused(*codec.named_in(message), error)
-                raise
-            reply = codec.write_predict(service.predict(call))
-        except Exception as error:
-            if isinstance(error, Overloaded):
-                pool.note_late()
-            context.abort_with_status(to_status(error))
+            remaining_s = codec.time_remaining(context.time_remaining())
+            call = codec.read_predict(message, remaining_s, caller_of(context), arrived_ns, pool.waiting)
+        except InvalidInput as error:
+            service.telemetry.refused(*codec.named_in(message), error)
             raise
-        pool.note_in_time()
-        return reply
+        return codec.write_predict(service.predict(call))
 
     def get_decision(request: pb.GetDecisionRequest) -> pb.GetDecisionResponse:
         decision, explanation = service.decision(codec.decode_decision_id(request.decision_id))
@@ -93,29 +120,14 @@ def decision_methods(service: ExplainService, pool: LightPool, streams: Streams)
     def list_models(_request: pb.ListModelsRequest) -> pb.ListModelsResponse:
         return pb.ListModelsResponse(models=[codec.encode_model(entry) for entry in service.models()])
 
+    def answered(answer: Callable[[Any], Message], kind: type[Message]) -> grpc.RpcMethodHandler:
+        return unary(pool, lambda message, _context, _arrived_ns: answer(parse(kind, message)).SerializeToString())
+
     methods = {
-        "Predict": grpc.unary_unary_rpc_method_handler(predict),
+        "Predict": unary(pool, predict, is_budgeted=True),
         "PredictStream": grpc.stream_stream_rpc_method_handler(streams.handler(decision_stream.answer_with(service))),
-        "GetDecision": _unary(get_decision, pb.GetDecisionRequest),
-        "GetExplanation": _unary(get_explanation, pb.GetExplanationRequest),
-        "ListModels": _unary(list_models, pb.ListModelsRequest),
+        "GetDecision": answered(get_decision, pb.GetDecisionRequest),
+        "GetExplanation": answered(get_explanation, pb.GetExplanationRequest),
+        "ListModels": answered(list_models, pb.ListModelsRequest),
     }
     return {f"/{SERVICE_NAME}/{name}": handler for name, handler in methods.items()}
-
-
-def _unary(answer: Callable[[Any], Message], request: type[Message]) -> grpc.RpcMethodHandler:
-    """Returns the handler that decodes, answers and encodes; any error becomes a status."""
-
-    def handle(message: Message, context: Any) -> Message:
-        trace_context.enter(context.invocation_metadata())
-        try:
-            return answer(message)
-        except Exception as error:
-            context.abort_with_status(to_status(error))
-            raise  # abort raises; this tells the type checker so
-
-    return grpc.unary_unary_rpc_method_handler(
-        handle,
-        request_deserializer=request.FromString,
-        response_serializer=lambda reply: reply.SerializeToString(),
-    )

@@ -1,12 +1,10 @@
 """The Open Inference Protocol, spoken to clients of KServe and Triton: decode, call the service, encode.
 
-Handlers take and give bytes, so that a message that is none is refused like any other bad
-input, and so that gRPC's one polling thread parses nothing.
+Handlers take and give bytes, as those of `xai.v1` do.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import time
 import weakref
 from collections.abc import Callable
@@ -14,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from xai_service import __version__
-from xai_service.errors import FieldViolation, InvalidInput, ModelError, NotFound, Overloaded
+from xai_service import __version__, trace_context
+from xai_service.errors import FieldViolation, InvalidInput, ModelError, NotFound
 from xai_service.wire.access import caller_of
 from xai_service.wire.codec import time_remaining
-from xai_service.wire.fields import in_field
+from xai_service.wire.fields import in_field, parse
 from xai_service.wire.gen.inference import grpc_service_pb2 as pb
-from xai_service.wire.inference_codec import decode_infer, encode_infer, in_their_terms, parse
+from xai_service.wire.handlers import Answer, unary
+from xai_service.wire.inference_codec import decode_infer, encode_infer, in_their_terms
 from xai_service.wire.inference_models import InferenceSignature, encode_config, encode_index, encode_metadata
 from xai_service.wire.inference_statistics import Duration, InferenceStatistics
 from xai_service.wire.status import to_status
@@ -37,34 +36,25 @@ EXTENSIONS = ("model_configuration", "parameters", "schedule_policy", "statistic
 """By Triton's names. Of `model_repository` there is the index alone."""
 
 
-def methods(
-    service: ExplainService, pool: LightPool, streams: Streams, statistics: InferenceStatistics | None = None
-) -> dict[str, grpc.RpcMethodHandler]:
+def methods(service: ExplainService, pool: LightPool, streams: Streams) -> dict[str, grpc.RpcMethodHandler]:
     """Returns the handlers of the protocol's methods, by full name.
 
     Args:
         service: what they ask.
         pool: where they are worked on.
         streams: which ModelStreamInfer shares with other streams.
-        statistics: which others may report to; its own by default.
     """
-    servicer = InferenceServicer(service, statistics or InferenceStatistics())
+    servicer = InferenceServicer(service, InferenceStatistics())
 
-    def infer(data: bytes, context: Any) -> bytes:
-        try:
-            answer = servicer.infer(data, context, pool.begin(), pool.waiting)
-        except Overloaded:
-            pool.note_late()
-            raise
-        pool.note_in_time()
-        return answer
+    def infer(data: bytes, context: Any, arrived_ns: int) -> bytes:
+        return servicer.infer(data, context, arrived_ns, pool.waiting)
 
     handlers = {
-        method.name: grpc.unary_unary_rpc_method_handler(_aborting(_messages(getattr(servicer, method.name), method)))
+        method.name: unary(pool, _messages(getattr(servicer, method.name), method))
         for method in _DESCRIPTOR.methods
         if method.name not in ("ModelInfer", "ModelStreamInfer")
     }
-    handlers["ModelInfer"] = grpc.unary_unary_rpc_method_handler(_aborting(infer))
+    handlers["ModelInfer"] = unary(pool, infer, is_budgeted=True)
     handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(streams.handler(servicer.answer_streamed))
     return {f"/{SERVICE_NAME}/{name}": handler for name, handler in handlers.items()}
 
@@ -124,6 +114,7 @@ class InferenceServicer:
     def answer_streamed(self, data: bytes, context: Any) -> bytes:
         """Returns the serialized answer to one request of a stream, whatever came of it."""
         request = pb.ModelInferRequest()
+        trace_context.enter(context.invocation_metadata())
         try:
             request = parse(pb.ModelInferRequest, data)
             # What is joined is merged: a message that holds this one, without taking it apart.
@@ -143,11 +134,10 @@ class InferenceServicer:
         name, version = model.manifest.name, model.manifest.version
         try:
             signature = self._signature(model)
-            call = decode_infer(request, signature, time_remaining(context.time_remaining()))
+            remaining_s = time_remaining(context.time_remaining())
+            call = decode_infer(request, signature, remaining_s, caller_of(context), arrived_ns, behind)
             decoded_ns = time.monotonic_ns()
-            reply = self._service.predict(
-                dataclasses.replace(call.predict, caller=caller_of(context), arrived_ns=arrived_ns, behind=behind)
-            )
+            reply = self._service.predict(call.predict)
             inferred_ns = time.monotonic_ns()
             if reply.model is not model:  # it was replaced meanwhile
                 signature, version = self._signature(reply.model), reply.model.manifest.version
@@ -198,25 +188,9 @@ class InferenceServicer:
         )
 
 
-_Answer = Callable[[bytes, Any], bytes]
-
-
-def _messages(answer: Callable[[Any], Any], method: Any) -> _Answer:
+def _messages(answer: Callable[[Any], Any], method: Any) -> Answer:
     kind = getattr(pb, method.input_type.name)
-    return lambda data, context: answer(parse(kind, data)).SerializeToString()  # noqa: ARG005 (for those that infer)
-
-
-def _aborting(answer: _Answer) -> _Answer:
-    """Returns the handler that ends the call with the status of what ``answer`` raises."""
-
-    def handle(data: bytes, context: Any) -> bytes:
-        try:
-            return answer(data, context)
-        except Exception as error:
-            context.abort_with_status(to_status(error))
-            raise  # abort raises; this tells the type checker so
-
-    return handle
+    return lambda data, _context, _arrived_ns: answer(parse(kind, data)).SerializeToString()
 
 
 _INFER_RESPONSE = pb.ModelStreamInferResponse.DESCRIPTOR.fields_by_name["infer_response"].number

@@ -7,10 +7,9 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
-from google.protobuf.message import DecodeError
 
 from xai_service.errors import FieldViolation, InvalidInput, Unavailable
-from xai_service.types import Column, ExplanationMode, Explanations, ExplanationStatus, PredictCall
+from xai_service.types import LOWEST_PRIORITY, Column, ExplanationMode, Explanations, ExplanationStatus, PredictCall
 from xai_service.wire.gen.inference import grpc_service_pb2 as pb
 from xai_service.wire.inference_models import DECISION_ID, EXPLANATION_STATUS, MATRIX, TREESHAP, InferenceSignature
 from xai_service.wire.inference_tensors import read_numbers, read_strings, to_bytes_blob
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from xai_service.types import Float32Array
 
 _MODES = {mode.value.replace(" ", "_"): mode for mode in ExplanationMode}
-_LOWEST_PRIORITY = 9
 _MAX_INPUTS = 1 << 20  # as many as a model may have features
 _MAX_OUTPUTS = 64  # more than there are
 _SHOWN = 40
@@ -41,21 +39,23 @@ class InferCall:
     outputs: tuple[str, ...]
 
 
-def parse(kind: Any, data: bytes) -> Any:
-    """Returns the message of class ``kind`` that ``data`` holds. Raises InvalidInput when it holds none."""
-    try:
-        return kind.FromString(data)
-    except DecodeError as error:
-        raise InvalidInput(FieldViolation("request", f"is no {kind.DESCRIPTOR.name}: {error}")) from None
-
-
-def decode_infer(request: Any, signature: InferenceSignature, time_remaining_s: float | None) -> InferCall:
+def decode_infer(
+    request: Any,
+    signature: InferenceSignature,
+    time_remaining_s: float | None,
+    caller: str = "",
+    arrived_ns: int = 0,
+    behind: int = 0,
+) -> InferCall:
     """Returns the call that a request holds.
 
     Args:
         request: a `ModelInferRequest`, untrusted.
         signature: of the model that it names.
         time_remaining_s: until the transport's deadline, ``None`` without one.
+        caller: see `PredictCall`.
+        arrived_ns: see `PredictCall`.
+        behind: see `PredictCall`.
 
     Raises:
         InvalidInput: inputs that are not a matrix or columns of the types and sizes they claim, outputs that the model
@@ -76,6 +76,9 @@ def decode_infer(request: Any, signature: InferenceSignature, time_remaining_s: 
         time_remaining_s=time_remaining_s,
         mode=mode,
         priority=options.priority,
+        caller=caller,
+        arrived_ns=arrived_ns,
+        behind=behind,
     )
     return InferCall(call, outputs)
 
@@ -197,7 +200,7 @@ class _Options:
         return cls(
             mode=_mode(sent),
             latency_budget_ms=budget_ms,
-            priority=int(min(max(priority - 1, 0), _LOWEST_PRIORITY)),
+            priority=int(min(max(priority - 1, 0), LOWEST_PRIORITY)),
             missing=None if missing is None else missing.encode(),
         )
 

@@ -1,7 +1,6 @@
 """How often each model was asked, and how long that took: what the protocol's ModelStatistics tells.
 
-The servicer reports what it answered. Whoever measures more, such as what is asked through `xai.v1` or the time spent
-waiting, may report to the same object.
+The servicer reports what it answered. Time spent waiting is nobody's to report yet.
 """
 
 from __future__ import annotations

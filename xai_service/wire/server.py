@@ -1,7 +1,7 @@
 """The gRPC server: decode, call the service, encode; listeners, health, reflection, drain.
 
-Synchronous on purpose (docs/adr/0003): a request predicts in the thread that gRPC hands it to, which costs no hop, and
-ONNX Runtime, the kernel and the ledger all drop the GIL while they work.
+Synchronous on purpose (docs/adr/0003): a request predicts in the thread that gRPC hands it to, or in that of the
+request that leads its wave, which costs no hop, and ONNX Runtime, the kernel and the ledger all drop the GIL meanwhile.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Server:
         }
         self._server = grpc.server(
             self._gate,
-            handlers=[Handlers(self._pool, methods)],
+            handlers=[Handlers(self._pool, methods, service.telemetry)],
             interceptors=(Guard(Access(config.access)),) if guarded else (),
             options=options,
         )

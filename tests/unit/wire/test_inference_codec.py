@@ -11,8 +11,9 @@ import pytest
 from tests.inference import arrays, matrix, request, status_of
 from xai_service.errors import FieldViolation, InvalidInput, Unavailable
 from xai_service.types import ExplanationMode, Explanations, ExplanationStatus, Method, Prediction
+from xai_service.wire.fields import parse
 from xai_service.wire.gen.inference import grpc_service_pb2 as pb
-from xai_service.wire.inference_codec import decode_infer, encode_infer, in_their_terms, parse
+from xai_service.wire.inference_codec import decode_infer, encode_infer, in_their_terms
 from xai_service.wire.inference_models import InferenceSignature
 
 COMPLETE, DEFERRED, FAILED = ExplanationStatus.COMPLETE, ExplanationStatus.DEFERRED, ExplanationStatus.FAILED
