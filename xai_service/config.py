@@ -97,8 +97,14 @@ class ServiceConfig:
         40_000, "Rows being worked on at once, in all requests; beyond it requests are refused."
     )
     max_message_mib: int = _setting(64, "Largest request in MiB; replies are bounded by the rows they answer.")
-    rpc_threads: int = _setting(16, "Requests being worked on at once; each predicts in its own thread.")
-    max_waiting_rpcs: int = _setting(256, "Requests waiting for a thread; beyond it requests are refused.")
+    rpc_threads: int = _setting(
+        16, "Requests being worked on at once; those that come together are predicted by the thread of one of them."
+    )
+    max_waiting_rpcs: int = _setting(
+        256,
+        "Requests that may wait for a thread, fewer while those that are reached waited too long; "
+        "beyond it requests are refused.",
+    )
     explain_workers: int = _setting(
         0, "Threads of the explanation kernel; 0: one for each CPU of its affinity mask and cgroup quota."
     )
