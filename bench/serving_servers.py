@@ -18,7 +18,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -44,19 +44,43 @@ def _say(address: str) -> None:
 
 
 def ours(settings: dict[str, Any]) -> None:
-    """The service. `ECHO` joins whatever gRPC server it makes: the same listeners, options, pool and threads."""
-    grpc: Any = importlib.import_module("grpc")
-    make = grpc.server
-
-    def make_with_echo(*args: Any, handlers: Iterable[Any] = (), **options: Any) -> Any:
-        return make(*args, handlers=[*_handlers(ECHO, lambda request, _: request), *handlers], **options)
-
-    grpc.server = make_with_echo
+    """The service. `ECHO` joins its methods that are answered in waves: the same listeners, options and threads."""
     config: Any = importlib.import_module("xai_service.config")
     wire: Any = importlib.import_module("xai_service.wire.server")
+    questions: Any = importlib.import_module("xai_service.wire.questions")
+    express = wire.Express
+
+    def with_echo(server: Any, methods: Mapping[str, Any], service: Any, *rest: Any) -> Any:
+        echo = {ECHO: lambda message, _: questions.Question(message, bytes)}
+        return express(server, {**methods, **echo}, _Echoing(service), *rest)
+
+    wire.Express = with_echo
     paths = {name: Path(settings.pop(name)) for name in ("repository", "ledger")}
     settings["listen"] = tuple(settings["listen"])
     wire.serve(config.ServiceConfig(**paths, **settings), lambda addresses: _say(addresses[0]))
+
+
+class _Echoing:
+    """A service that answers bytes with themselves."""
+
+    def __init__(self, service: Any) -> None:
+        self._service = service
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._service, name)
+
+    def is_short(self, call: Any) -> bool:
+        return isinstance(call, bytes) or self._service.is_short(call)
+
+    def begin(self, calls: Sequence[Any]) -> Any:
+        return _Echoes(calls) if isinstance(calls[0], bytes) else self._service.begin(calls)
+
+
+class _Echoes(list[Any]):
+    is_settled = True
+
+    def wait(self) -> list[Any]:
+        return self
 
 
 def aio(settings: dict[str, Any]) -> None:

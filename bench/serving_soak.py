@@ -60,24 +60,24 @@ class _Versions:
         self.reloads += 1
 
 
-def soak(lab: Lab, seconds: float) -> None:
-    """Runs it and leaves what it found in the lab's results."""
+def soak(lab: Lab, seconds: float, share: float = NORMAL) -> None:
+    """Runs it, at this share of saturation, and leaves what it found in the lab's results."""
     try:
         with tempfile.TemporaryDirectory(dir=lab.folder) as name:
             versions = _Versions(Path(name), lab)
             with lab.fresh(r.RECORDED, r.SPARE, repository=str(versions.repository)) as server:
-                lab.results.soak = _run(lab, server, versions, seconds)
+                lab.results.soak = _run(lab, server, versions, seconds, share)
     except (Failed, LoadFailed) as error:
         lab.skip("soak", r.RECORDED, str(error))
 
 
-def _run(lab: Lab, server: ServerProcess, versions: _Versions, seconds: float) -> dict[str, Any]:
+def _run(lab: Lab, server: ServerProcess, versions: _Versions, seconds: float, share: float) -> dict[str, Any]:
     lab.say("soak: saturation ...")
     full = max(
         lab.load(r.RECORDED, r.SPARE, server=server, callers=64, seconds=min(5.0, seconds / 4)).rate for _ in range(2)
     )
     plan = lab.plan(*(r.RECORDED, server), rows=1, budget_ms=NORMAL_BUDGET_MS, timeout_ms=None, seconds=seconds)
-    plan = dataclasses.replace(plan, rate=NORMAL * full, connections=4, warmup_s=0.0)
+    plan = dataclasses.replace(plan, rate=share * full, connections=4, warmup_s=0.0)
     at: list[float] = []
     mb: list[float] = []
     alone: list[float] = []
@@ -100,7 +100,7 @@ def _run(lab: Lab, server: ServerProcess, versions: _Versions, seconds: float) -
     return {
         "seconds": seconds,
         "saturation": full,
-        "offered": NORMAL * full,
+        "offered": share * full,
         "reloads": versions.reloads,
         "due": load.due,
         "failed": load.due - load.answered,

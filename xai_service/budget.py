@@ -4,7 +4,8 @@ The budget of a request is the least of three: the transport's deadline, the req
 model's default. A reserve for recording and replying is taken off. Only the *explanation* is bound by it: the
 prediction is made in any case while the transport's deadline has not passed.
 
-Recording takes time that grows with the rows, so `ReplyCost` learns it and adds it to the fixed reserve.
+What recording and replying take is learnt (`ReplyCost`): the reserve is no greater than it need be, nor than is set,
+but for what many rows add.
 """
 
 from __future__ import annotations
@@ -78,23 +79,28 @@ class Deadline:
 
 
 class ReplyCost:
-    """Learns what each row adds to the time between its answers and the reply: an exponentially weighted mean.
+    """Learns how long it is from a request's answers to its reply, and what each of many rows adds to it.
 
-    Not locked: an update lost between threads costs one observation.
+    Exponentially weighted means. Not locked: an update lost between threads costs one observation.
     """
 
     _WEIGHT = 0.1
     _MARGIN = 2.0  # a reserve is for the slow request, not for the mean one
-    _MIN_ROWS = 32  # in smaller requests the commit outweighs the rows; that is what the fixed reserve is for
+    _MIN_ROWS = 32  # in smaller requests the commit outweighs the rows
 
     def __init__(self) -> None:
+        self._ms = math.inf  # of few rows
         self._ms_per_row = 0.05
 
     def observe(self, rows: int, elapsed_ms: float) -> None:
         """Takes note that answering ``rows`` rows took ``elapsed_ms`` milliseconds."""
         if rows >= self._MIN_ROWS:
             self._ms_per_row += self._WEIGHT * (elapsed_ms / rows - self._ms_per_row)
+        elif math.isinf(self._ms):
+            self._ms = elapsed_ms
+        else:
+            self._ms += self._WEIGHT * (elapsed_ms - self._ms)
 
-    def reserve_ms(self, rows: int, fixed_ms: float) -> float:
-        """Returns the milliseconds to keep back for ``rows`` rows: ``fixed_ms`` and what the rows add."""
-        return fixed_ms + self._MARGIN * self._ms_per_row * (rows - 1)
+    def reserve_ms(self, rows: int, most_ms: float) -> float:
+        """Returns the milliseconds to keep back for ``rows`` rows: ``most_ms`` or less, and what the rows add."""
+        return min(most_ms, self._MARGIN * self._ms) + self._MARGIN * self._ms_per_row * (rows - 1)

@@ -85,7 +85,8 @@ class ServiceConfig:
         50.0, "Latency budget where neither the request nor the bundle names one; 0 means none."
     )
     reply_reserve_ms: float = _setting(
-        5.0, "Part of the budget kept for recording the decisions and sending the reply."
+        5.0,
+        "Part of the budget kept at most for recording the decisions and sending the reply; less where they take less.",
     )
     additivity_tolerance: float = _setting(
         1e-5,
@@ -98,11 +99,11 @@ class ServiceConfig:
     )
     max_message_mib: int = _setting(64, "Largest request in MiB; replies are bounded by the rows they answer.")
     rpc_threads: int = _setting(
-        16, "Requests being worked on at once; those that come together are predicted by the thread of one of them."
+        16, "Requests of many rows being worked on at once, and other calls; small ones are answered as they come."
     )
     max_waiting_rpcs: int = _setting(
         256,
-        "Requests that may wait for a thread, fewer while those that are reached waited too long; "
+        "Requests that may wait for their turn, fewer while those that are reached waited too long; "
         "beyond it requests are refused.",
     )
     explain_workers: int = _setting(

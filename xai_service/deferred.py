@@ -8,9 +8,17 @@ import time
 
 from xai_service import assemble, treeshap
 from xai_service.decisions import split_explanations, stack_inputs
-from xai_service.errors import DecisionNotFound, InternalError, ModelError, ModelNotFound, Overloaded, Unavailable
-from xai_service.ledger.entry import Decision, decode_decision, encode_explanation
-from xai_service.ledger.store import Ledger
+from xai_service.errors import (
+    DecisionNotFound,
+    InternalError,
+    ModelError,
+    ModelNotFound,
+    Overloaded,
+    Unavailable,
+    XaiError,
+)
+from xai_service.ledger.entry import Decision, Explanation, decode_decision, encode_explanation
+from xai_service.ledger.store import Ledger, Ticket
 from xai_service.model.repository import Repository
 from xai_service.model.snapshot import ModelSnapshot
 from xai_service.types import ExplanationStatus
@@ -172,7 +180,24 @@ class DeferredExplainer:
             explanations = assemble.complete(attributions, model.base_values, margin, method, self._tolerance)
         if explanations.detail:
             _log.error("model %s: %s", model.manifest.name, explanations.detail, extra={"model": model.manifest.name})
-        for decision, explanation in zip(decisions, split_explanations(explanations, time.time_ns()), strict=True):
-            if self._ledger.amend(decision.decision_id, encode_explanation(decision.decision_id, explanation)):
-                self.forget(1)
-                self.finished[explanation.status] += 1
+        self._store(decisions, split_explanations(explanations, time.time_ns()))
+
+    def _store(self, decisions: list[Decision], explanations: list[Explanation]) -> None:
+        """Has all stored in one commit, if the writer is free."""
+        begun: list[tuple[Ticket, ExplanationStatus]] = []
+        failure: Exception | None = None
+        try:
+            for decision, explanation in zip(decisions, explanations, strict=True):
+                data = encode_explanation(decision.decision_id, explanation)
+                begun.append((self._ledger.begin_amend(decision.decision_id, data), explanation.status))
+        except XaiError as error:
+            failure = error
+        for ticket, status in begun:
+            try:
+                if ticket.wait():
+                    self.forget(1)
+                    self.finished[status] += 1
+            except XaiError as error:  # the others may be stored all the same
+                failure = error
+        if failure is not None:
+            raise failure

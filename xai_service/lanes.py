@@ -4,8 +4,8 @@ Three kinds of work, each with its bound: requests under way (`Admission`, in ro
 pool, bounded by the admission), and deferred explanations (`DeferredLane`), whose queue is the ledger itself, so that
 none is lost with the process.
 
-An overload shows as waiting. A request that waited for a thread for a quarter of its budget is answered without its
-explanation, which is deferred; one that waited for half of it is refused, since it would be late. Those with a low
+An overload shows as waiting. A request that waited for two fifths of its budget is answered without its explanation,
+which is deferred; one that waited for three fifths of it is refused, since it would be late. Those with a low
 priority, and those of callers who take more than their share, are refused sooner, so that the queue gets no longer than
 the others have patience for.
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable
 
@@ -22,8 +23,8 @@ from xai_service.types import LOWEST_PRIORITY
 
 _log = logging.getLogger(__name__)
 
-_PATIENCE = 0.5  # of the budget: who waited longer is refused
-_EXPLAINED = 0.25  # of the budget: who waited longer is not explained in time
+_PATIENCE = 0.6  # of the budget: who waited longer is refused
+_EXPLAINED = 0.4  # of the budget: who waited longer is not explained in time
 _NO_BUDGET_MS = 1000.0  # what counts as the budget of requests without one
 _LEAST_BUDGET_MS = 10.0  # and of those with a smaller one: a few milliseconds of waiting are no overload
 _REMEMBERED = 256  # requests, to see who takes more than a share
@@ -80,7 +81,7 @@ class Admission:
             patience_ms = _PATIENCE * counted_ms * (1 - priority / (LOWEST_PRIORITY + 1))
             if waited_ms > patience_ms / 2 and (waited_ms > patience_ms or self._has_more_than_a_share(caller)):
                 raise Overloaded(
-                    f"the request waited {waited_ms:.3g} ms for a thread, too long for its budget and priority: "
+                    f"the request waited {waited_ms:.3g} ms, too long for its budget and priority: "
                     "send fewer at a time",
                     retry_after_s=waited_ms / 1e3,
                 )
@@ -118,12 +119,15 @@ class DeferredLane:
     Args:
         work: finishes up to a batch of them and returns whether it should be called again at once. It is called
             until it says no, then again after `wake`. Its errors are logged and it is tried again after a pause.
+        is_busy: whether requests are under way. Then it rests between batches, so as to take a quarter of the time.
     """
 
     _PAUSE_S = 1.0
+    _REST = 3.0  # of the time that a batch took
 
-    def __init__(self, work: Callable[[], bool]) -> None:
+    def __init__(self, work: Callable[[], bool], is_busy: Callable[[], bool] = lambda: False) -> None:
         self._work = work
+        self._is_busy = is_busy
         self._wanted = threading.Event()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="xai-deferred", daemon=True)
@@ -150,8 +154,11 @@ class DeferredLane:
             self._wanted.clear()
             more = True
             while more and not self._closing.is_set():
+                began = time.monotonic()
                 try:
                     more = self._work()
+                    if self._is_busy():
+                        self._closing.wait(self._REST * (time.monotonic() - began))
                 except XaiError as error:
                     _log.warning("deferred explanations wait %.0f s: %s", self._PAUSE_S, error)
                     self._closing.wait(self._PAUSE_S)

@@ -24,17 +24,18 @@ WORKER = "xai-kernel"
 
 _LOOK_EVERY_S = 1.0
 _FIRST_LOOK_S = 0.1
-_CROWDED = 0.25  # of the CPU's time, used by others
-_IDLER = 0.15  # by which another CPU must be less used to be worth the cold caches
+_CROWDED = 0.08  # of the CPU's time, used by others
+_IDLER = 0.05  # by which another CPU must be less used to be worth the cold caches
 _PROC = Path("/proc")
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """CPU seconds used so far: of each CPU, by everybody; and by this process."""
+    """CPU seconds used so far: of each CPU, by everybody; by this process; and by the kernel's workers in it."""
 
     busy_s: Mapping[int, float]
     own_s: float
+    workers_s: float = 0.0
 
 
 def read_usage(proc: Path = _PROC) -> Usage:
@@ -46,7 +47,16 @@ def read_usage(proc: Path = _PROC) -> Usage:
         if name.startswith("cpu") and name[3:].isdecimal():
             user, nice, system, _idle, _wait, irq, softirq = map(int, numbers[:7])
             busy[int(name[3:])] = (user + nice + system + irq + softirq) / tick
-    return Usage(busy, time.process_time())
+    return Usage(busy, time.process_time(), sum(_worker_ticks(task) for task in (_PROC / "self/task").iterdir()) / tick)
+
+
+def _worker_ticks(task: Path) -> int:
+    with contextlib.suppress(OSError):  # it ended meanwhile
+        name, _, rest = (task / "stat").read_text().partition("(")[2].rpartition(")")
+        if name == WORKER:
+            fields = rest.split()
+            return int(fields[11]) + int(fields[12])
+    return 0
 
 
 def choose(cpus: frozenset[int], current: int | None, before: Usage, now: Usage, elapsed_s: float) -> int:
@@ -59,9 +69,12 @@ def choose(cpus: frozenset[int], current: int | None, before: Usage, now: Usage,
         now: usage now.
         elapsed_s: between the two, > 0.
     """
+    workers_s = now.workers_s - before.workers_s
 
     def others(cpu: int) -> float:
-        own_s = now.own_s - before.own_s if cpu == current else 0.0
+        own_s = 0.0  # before the first look it was anywhere
+        if current is not None:
+            own_s = now.own_s - before.own_s - workers_s if cpu == current else workers_s / max(1, len(cpus) - 1)
         return max(0.0, now.busy_s.get(cpu, 0.0) - before.busy_s.get(cpu, 0.0) - own_s) / elapsed_s
 
     idlest = min(sorted(cpus), key=others)

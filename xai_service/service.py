@@ -1,23 +1,23 @@
-"""One request, top to bottom. Read `ExplainService.predict` first.
+"""One request, top to bottom. Read `ExplainService.begin` first.
 
 wire → decode → admit → ( predict ∥ explain ) → assemble → record → reply
 
 Nothing here knows gRPC: `xai_service.wire` decodes and encodes. The calling thread predicts; native workers explain at
-the same time; the ledger's writer commits.
+the same time; the ledger's writer commits. Requests that are there together are answered together (`waves`).
 """
 
 from __future__ import annotations
 
 import copy
-import threading
 import time
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import weakref
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from xai_service import assemble, treeshap
+from xai_service import assemble, trace_context, treeshap
 from xai_service._profile import FeatureProfile
 from xai_service.budget import Deadline, ReplyCost
 from xai_service.checks import check_shape, in_model_order
@@ -41,28 +41,14 @@ from xai_service.types import (
     Explanations,
     ExplanationStatus,
     PredictCall,
-    Prediction,
     Timings,
 )
-from xai_service.waves import Waves
+from xai_service.waves import FEW_ROWS, PredictReply, Request, Wave
 
 _DEFERRED = ExplanationStatus.DEFERRED
 
-# What may share a wave: more rows make it long for those that wait beside them.
-_MOST_ROWS_SHARED = 8
-_MOST_REQUESTS_SHARED = 32
-_LEAST_LEFT_US = 5_000.0
-
-
-@dataclass(frozen=True, slots=True)
-class PredictReply:
-    """What one request is answered, row by row in the order sent."""
-
-    model: ModelSnapshot
-    decision_ids: tuple[uuid.UUID, ...]
-    prediction: Prediction
-    explanations: Explanations
-    timings: Timings
+_SHORT_US = 2_000.0
+_LEAST_LEFT_US = 3_000.0  # less is a hurry that others should not be drawn into
 
 
 class ExplainService:
@@ -89,14 +75,14 @@ class ExplainService:
         self._pool = treeshap.WorkerPool(config.kernel_threads)
         self._admission = Admission(config.max_rows_in_flight)
         self._profiles = Profiles()
+        # By weak reference: what is known of a model goes with it.
+        self._short: weakref.WeakKeyDictionary[ModelSnapshot, bool] = weakref.WeakKeyDictionary()
         self._reply_cost = ReplyCost()
         self._overlap = Overlap(self._pool, config.additivity_tolerance)
-        # With every thread aboard, nobody can come any more.
-        self._waves = Waves(self._answer, min(_MOST_REQUESTS_SHARED, config.rpc_threads))
         self._explainer = DeferredExplainer(
             repository, ledger, self._pool, config.additivity_tolerance, config.max_deferred
         )
-        self._deferred = DeferredLane(self._explainer)
+        self._deferred = DeferredLane(self._explainer, lambda: self.telemetry.in_flight > 0)
         self._watch = Watch(self._look_at_repository, config.reload_every_s)
         self.looks = (0, 0)
 
@@ -120,44 +106,71 @@ class ExplainService:
         Raises:
             XaiError: nothing was recorded; the class says whose fault it was.
         """
-        began_ns = self.telemetry.began()
-        try:
-            reply = self._predict(call, call.arrived_ns or began_ns)
-        except BaseException as error:
-            self.telemetry.refused(call.model_name, call.model_version, error, began_ns)
-            raise
-        self.telemetry.done(reply)
-        return reply
+        (outcome,) = self.begin([call]).wait()
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
 
-    def _predict(self, call: PredictCall, arrived_ns: int) -> PredictReply:
-        model = self._repository.get(call.model_name, call.model_version)
-        deadline = Deadline.open(
-            arrived_ns,
-            transport_s=call.time_remaining_s,
-            requested_ms=call.latency_budget_ms,
-            default_ms=self._default_budget_ms(model, call),
-            reserve_ms=self._reply_cost.reserve_ms(len(call.rows), self._config.reply_reserve_ms),
-        )
-        check_shape(call, model, self._config.max_rows_per_request)
-        waited_ms = (time.monotonic_ns() - arrived_ns) / 1e6
-        in_time = self._admission.enter(
-            len(call.rows),
-            caller=call.caller,
-            priority=call.priority,
-            waited_ms=waited_ms if call.behind else 0.0,  # where nobody waits, this is no overload
-            budget_ms=deadline.budget_ms,
-        )
+    def begin(self, calls: Sequence[PredictCall]) -> Answers:
+        """Answers requests that arrived together, up to the point where their decisions are on the way to the ledger.
+
+        Those that want the same of one model share one pass of ONNX Runtime, of the kernel and of the ledger
+        (`xai_service.waves`); a row's bits do not depend on it. Raises nothing: a request's error is its own.
+        """
+        requests = [self._admit(call) for call in calls]
+        admitted = [request for request in requests if request.error is None]
+        if len(admitted) == 1:
+            self._answer_alike(admitted)
+        elif admitted:
+            trace_context.enter(trace_context.NONE)  # of what is done for several
+            for alike in self._alike(admitted):
+                self._answer_alike(alike)
+        return Answers(requests, self._finish)
+
+    def is_short(self, call: PredictCall) -> bool:
+        """Whether a request takes so little that others may wait for it. A wrong one does: it is refused at once."""
+        if len(call.rows) > FEW_ROWS:
+            return False
         try:
-            request = _Request(model, in_model_order(call, model), deadline, arrived_ns, waited_ms * 1e3)
+            model = self._repository.get(call.model_name, call.model_version)
+        except XaiError:
+            return True
+        short = self._short.get(model)
+        if short is None:
+            costs_us = model.costs.predict_us(FEW_ROWS) + model.costs.explain_us(FEW_ROWS)
+            short = self._short[model] = not model.explains_by_asking and costs_us <= _SHORT_US
+        return short
+
+    def _admit(self, call: PredictCall) -> Request:
+        """Returns the request, with a place for its rows or with its error."""
+        request = Request(call, self.telemetry.began())
+        trace_context.enter(call.arrival.trace)
+        try:
+            request.model = model = self._repository.get(call.model_name, call.model_version)
+            request.deadline = deadline = Deadline.open(
+                request.arrived_ns,
+                transport_s=call.arrival.time_remaining_s,
+                requested_ms=call.latency_budget_ms,
+                default_ms=self._default_budget_ms(model, call),
+                reserve_ms=self._reply_cost.reserve_ms(len(call.rows), self._config.reply_reserve_ms),
+            )
+            check_shape(call, model, self._config.max_rows_per_request)
+            waited_ms = (time.monotonic_ns() - request.arrived_ns) / 1e6
+            in_time = self._admission.enter(
+                len(call.rows),
+                caller=call.arrival.caller,
+                priority=call.priority,
+                waited_ms=waited_ms if call.arrival.behind else 0.0,  # where nobody waits, this is no overload
+                budget_ms=deadline.budget_ms,
+            )
+            request.has_place = True
+            request.queue_us = waited_ms * 1e3
+            request.call = in_model_order(call, model)
             if not in_time and call.mode is ExplanationMode.COMPLETE_OR_DEFERRED:
                 request.put_off = f"the request waited {waited_ms:.3g} ms of its {deadline.budget_ms or 0:.3g} ms"
-            if request.may_share():
-                self._waves.ride(request)
-            else:
-                self._answer([request])
-        finally:
-            self._admission.leave(len(call.rows))
-        return request.outcome()
+        except Exception as error:  # noqa: BLE001 (its caller is told)
+            request.error = error
+        return request
 
     def decision(self, decision_id: uuid.UUID) -> tuple[Decision, Explanation]:
         """Returns one decision as it was recorded, and its explanation as it stands now.
@@ -218,33 +231,34 @@ class ExplainService:
             return model.manifest.latency_budget_ms
         return self._config.default_budget_ms or None
 
-    def _answer(self, wave: list[_Request]) -> None:
-        """Answers requests that arrived together. Raises nothing: a request's error is its own."""
-        if len(wave) == 1:
-            self._answer_alike(wave)
-            return
-        alike: dict[tuple[ModelSnapshot, bool, bool], list[_Request]] = {}
-        for request in wave:
-            wants = (request.model, request.call.mode is ExplanationMode.NONE, bool(request.put_off))
-            alike.setdefault(wants, []).append(request)
-        for requests in alike.values():
-            self._answer_alike(requests)
+    def _alike(self, requests: list[Request]) -> list[list[Request]]:
+        """Returns those apart that want the same of one model, and those first that are in a hurry."""
+        now_ns = time.monotonic_ns()
+        alike: dict[Hashable, list[Request]] = {}
+        for request in requests:
+            hurries = request.deadline.remaining_us(now_ns) < _LEAST_LEFT_US
+            wants: Hashable = (request.model, request.call.mode is ExplanationMode.NONE, request.put_off, hurries)
+            alike.setdefault(wants if request.may_share() else id(request), []).append(request)
+        return sorted(alike.values(), key=lambda group: group[0].deadline.until_ns())
 
-    def _answer_alike(self, requests: list[_Request]) -> None:
-        """Answers requests that want the same of one model."""
+    def _answer_alike(self, requests: list[Request]) -> None:
+        """Predicts and explains requests that want the same of one model."""
         try:
-            self._predict_explain_record(requests)
-        except Exception as error:  # noqa: BLE001 (raised by `_Request.outcome`)
-            if len(requests) == 1:
-                requests[0].error = error
-                return
-            for request in requests:
-                if isinstance(error, (Overloaded, Unavailable)):
-                    request.error = copy.copy(error)  # each is raised by a thread of its own
-                else:  # whose it is shows when each is answered alone
-                    self._answer_alike([request])
+            self._predict_and_explain(requests)
+        except Exception as error:  # noqa: BLE001 (its caller is told)
+            self._failed(requests, error)
 
-    def _predict_explain_record(self, requests: list[_Request]) -> None:
+    def _failed(self, requests: list[Request], error: Exception) -> None:
+        if len(requests) == 1:
+            requests[0].error = error
+            return
+        for request in requests:
+            if isinstance(error, (Overloaded, Unavailable)):
+                request.error = copy.copy(error)  # each caller is told its own
+            else:  # whose it is shows when each is answered alone
+                self._answer_alike([request])
+
+    def _predict_and_explain(self, requests: list[Request]) -> None:
         first = requests[0]
         model, mode = first.model, first.call.mode
         rows = first.call.rows if len(requests) == 1 else np.concatenate([request.call.rows for request in requests])
@@ -263,8 +277,7 @@ class ExplainService:
         if self._config.record == "off":
             explanations = assemble.not_to_be_finished(explanations)
 
-        started_ns = time.monotonic_ns()
-        answered = []
+        wave = Wave(len(rows), timings, time.monotonic_ns())
         begin = 0
         for request in requests:
             end = begin + len(request.call.rows)
@@ -272,95 +285,103 @@ class ExplainService:
             if request.call.mode is ExplanationMode.REQUIRED and (error := _incomplete(part)) is not None:
                 request.error = error
             else:
-                answered.append((request, tuple(new_ids(end - begin)), prediction.rows(begin, end), part))
+                request.ids = tuple(new_ids(end - begin))
+                request.prediction, request.explanations = prediction.rows(begin, end), part
+                request.wave = wave
+                wave.requests.append(request)
             begin = end
-        if self._config.record == "durable" and answered:
-            self._store(model, answered, timings)
-        finished_ns = time.monotonic_ns()
-        self._reply_cost.observe(len(rows), (finished_ns - started_ns) / 1e6)
-        for request, ids, predicted, explained in answered:
-            times = Timings(
-                timings.predict_us,
-                timings.explain_us,
-                timings.overlap_us,
-                request.deadline.budget_ms,
-                (finished_ns - started_ns) / 1e3,
-                (finished_ns - request.arrived_ns) / 1e3,
-                request.queue_us,
-                request.arrived_ns,
-                timings.explain_started_ns,
-            )
-            request.reply = PredictReply(model, ids, predicted, explained, times)
+        if self._config.record == "durable" and wave.requests:
+            self._store(wave)
 
-    def _store(self, model: ModelSnapshot, answered: list[_Answered], timings: Timings) -> None:
-        """Returns once the decisions are durable."""
+    def _store(self, wave: Wave) -> None:
+        """Hands the decisions of a wave to the ledger's writer."""
         now_ns = time.time_ns()
         entries = [
             NewEntry(decision.decision_id, encode_decision(decision), decision.explanation.status is _DEFERRED)
-            for request, ids, prediction, explanations in answered
+            for request in wave.requests
             for decision in decisions_of(
-                ids,
+                request.ids,
                 now_ns,
-                model,
+                request.model,
                 request.call.rows,
-                prediction,
-                explanations,
-                replace(timings, budget_ms=request.deadline.budget_ms),
+                request.prediction,
+                request.explanations,
+                replace(wave.timings, budget_ms=request.deadline.budget_ms),
                 request.call.strings,
             )
         ]
-        pending = sum(entry.pending for entry in entries)
-        if pending:
-            self._explainer.expect(pending, model)
+        wave.pending = sum(entry.pending for entry in entries)
+        if wave.pending:
+            self._explainer.expect(wave.pending, wave.requests[0].model)
         try:
-            self._ledger.append(entries)
+            wave.ticket = self._ledger.begin(entries)
         except BaseException:
-            self._explainer.forget(pending)
+            self._explainer.forget(wave.pending)
             raise
-        if pending:
-            self._deferred.wake()
+
+    def _recorded(self, wave: Wave) -> None:
+        """Waits until the decisions of a wave are durable, and makes the replies."""
+        if wave.ticket is not None:
+            try:
+                wave.ticket.wait()
+            except BaseException:
+                self._explainer.forget(wave.pending)
+                raise
+            if wave.pending:
+                self._deferred.wake()
+        finished_ns = time.monotonic_ns()
+        self._reply_cost.observe(wave.rows, (finished_ns - wave.explained_ns) / 1e6)
+        for request in wave.requests:
+            times = Timings(
+                wave.timings.predict_us,
+                wave.timings.explain_us,
+                wave.timings.overlap_us,
+                request.deadline.budget_ms,
+                (finished_ns - wave.explained_ns) / 1e3,
+                (finished_ns - request.arrived_ns) / 1e3,
+                request.queue_us,
+                request.arrived_ns,
+                wave.timings.explain_started_ns,
+            )
+            request.reply = PredictReply(request.model, request.ids, request.prediction, request.explanations, times)
+
+    def _settle(self, request: Request) -> PredictReply | Exception:
+        """Returns what became of a request, once its decisions are durable."""
+        while request.reply is None and request.error is None:
+            try:
+                self._recorded(request.wave)
+            except Exception as error:  # noqa: BLE001 (its callers are told)
+                self._failed(request.wave.requests, error)  # maybe each is answered again, in a wave of its own
+        return request.reply or request.error or InternalError("the request was not answered")
+
+    def _finish(self, request: Request) -> PredictReply | Exception:
+        """Settles a request and gives back its place."""
+        outcome = self._settle(request)
+        if request.has_place:
+            self._admission.leave(len(request.call.rows))
+        trace_context.enter(request.call.arrival.trace)
+        if isinstance(outcome, PredictReply):
+            self.telemetry.done(outcome)
+        else:
+            self.telemetry.refused(request.call.model_name, request.call.model_version, outcome, request.began_ns)
+        return outcome
 
 
-class _Request:
-    """A request on its way, and at last its reply or its error."""
+class Answers:
+    """Answers that were begun together. `wait` once: it says what became of each."""
 
-    __slots__ = ("answered", "arrived_ns", "call", "deadline", "error", "model", "put_off", "queue_us", "reply")
+    def __init__(self, requests: list[Request], finish: Callable[[Request], PredictReply | Exception]) -> None:
+        self._requests = requests
+        self._finish = finish
 
-    def __init__(
-        self,
-        model: ModelSnapshot,
-        call: PredictCall,
-        deadline: Deadline,
-        arrived_ns: int,
-        queue_us: float,
-    ) -> None:
-        self.model = model
-        self.call = call
-        self.deadline = deadline
-        self.arrived_ns = arrived_ns
-        self.queue_us = queue_us
-        self.put_off = ""  # why its explanation is not begun now
-        self.reply: PredictReply | None = None
-        self.error: Exception | None = None
-        self.answered = threading.Lock()
-        self.answered.acquire()
+    @property
+    def is_settled(self) -> bool:
+        """Whether `wait` returns at once, as nothing is on its way to the ledger."""
+        return all(request.error is not None or request.wave.ticket is None for request in self._requests)
 
-    def may_share(self) -> bool:
-        """Whether it may be answered together with others: small, of numbers only, and not in a hurry."""
-        return (
-            len(self.call.rows) <= _MOST_ROWS_SHARED
-            and not self.call.columns
-            and self.deadline.remaining_us(self.arrived_ns) >= _LEAST_LEFT_US
-        )
-
-    def outcome(self) -> PredictReply:
-        """Returns the reply, or raises the error."""
-        if self.reply is None:
-            raise self.error or InternalError("the request was not answered")
-        return self.reply
-
-
-_Answered = tuple[_Request, tuple[uuid.UUID, ...], Prediction, Explanations]
+    def wait(self) -> list[PredictReply | Exception]:
+        """Returns the reply of each request, in order, once its decisions are durable, or why there is none."""
+        return [self._finish(request) for request in self._requests]
 
 
 def _incomplete(explanations: Explanations) -> XaiError | None:

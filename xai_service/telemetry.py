@@ -19,8 +19,8 @@ from xai_service.histogram import Histogram, one_two_five
 from xai_service.types import ExplanationStatus, Timings
 
 if TYPE_CHECKING:
-    from xai_service.service import PredictReply
     from xai_service.tracing import RequestTracer
+    from xai_service.waves import PredictReply
 
 # In microseconds, as timings are: from what one row takes to what a caller waits for.
 DURATION_BOUNDS_US = one_two_five(1, 7)

@@ -6,23 +6,30 @@ import re
 from collections.abc import Iterable
 from contextvars import ContextVar
 
-# Headers as they came, unchecked: most requests send none, and of those that do only few are ever looked at.
-_HEADERS: ContextVar[tuple[str, str]] = ContextVar("xai_trace_headers", default=("", ""))
+Trace = tuple[str, str]
+"""The headers as they came, unchecked: most requests send none, and of those that do only few are ever looked at."""
+NONE: Trace = ("", "")
+_HEADERS: ContextVar[Trace] = ContextVar("xai_trace_headers", default=NONE)
 # Version ff is none; of later versions than 00 there may be more behind.
 _TRACEPARENT = re.compile(
     r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?", re.ASCII
 )
 
 
-def enter(metadata: Iterable[tuple[str, str | bytes]]) -> None:
-    """Takes the trace from a request's metadata for this thread, until its next request, which may have none."""
+def of(metadata: Iterable[tuple[str, str | bytes]]) -> Trace:
+    """Returns the trace that a request's metadata names."""
     traceparent = tracestate = ""
     for key, value in metadata:
         if key == "traceparent" and isinstance(value, str):
             traceparent = value
         elif key == "tracestate" and isinstance(value, str):
             tracestate = value
-    _HEADERS.set((traceparent, tracestate))
+    return (traceparent, tracestate) if traceparent or tracestate else NONE
+
+
+def enter(trace: Trace) -> None:
+    """Makes it this thread's, until the next."""
+    _HEADERS.set(trace)
 
 
 def headers() -> dict[str, str]:

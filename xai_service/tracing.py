@@ -18,7 +18,7 @@ from xai_service.errors import Unavailable
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
-    from xai_service.service import PredictReply
+    from xai_service.waves import PredictReply
 
 _CLOSE_S = 2.0
 _Nanoseconds = tuple[int, int]

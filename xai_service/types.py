@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from xai_service.trace_context import NONE, Trace
+
 Float32Array = NDArray[np.float32]
 Float64Array = NDArray[np.float64]
 Int64Array = NDArray[np.int64]
@@ -43,6 +45,29 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True)
+class Arrival:
+    """How a request came, as far as the transport knows.
+
+    Attributes:
+        time_remaining_s: seconds left of the transport's deadline at decoding, or ``None`` without one.
+        caller: who calls; requests of one caller share what is fair.
+        at_ns: when it was taken from the wire, on the monotonic clock: the budget runs from then; 0: now.
+        behind: how many calls wait now that this one has got its turn: what an overload is known by.
+        trace: that it belongs to (`xai_service.trace_context`).
+    """
+
+    time_remaining_s: float | None = None
+    caller: str = ""
+    at_ns: int = 0
+    behind: int = 0
+    trace: Trace = NONE
+
+
+HERE = Arrival()
+"""Of a request that came by no transport."""
+
+
+@dataclass(frozen=True, slots=True)
 class PredictCall:
     """One decoded request.
 
@@ -53,13 +78,10 @@ class PredictCall:
             until these are put in the model's order (`xai_service.checks.in_model_order`).
         feature_names: the columns' names as the caller believes them, or ``None``.
         latency_budget_ms: the request's own budget in milliseconds, or ``None``.
-        time_remaining_s: seconds left of the transport's deadline at decoding, or ``None`` without one.
         columns: what was sent instead of a matrix; empty where it was one.
         mode: what it wants of explanations.
         priority: who is shed first in an overload: 0 last, the greatest number first; 0 to 9.
-        caller: who calls, as far as the transport knows; requests of one caller share what is fair.
-        arrived_ns: when it was taken from the wire, on the monotonic clock: the budget runs from then; 0: now.
-        behind: how many calls wait for a thread now that this one has got it: what an overload is known by.
+        arrival: how it came.
     """
 
     model_name: str
@@ -67,13 +89,10 @@ class PredictCall:
     rows: Float32Array
     feature_names: tuple[str, ...] | None = None
     latency_budget_ms: float | None = None
-    time_remaining_s: float | None = None
     columns: tuple[Column, ...] = ()
     mode: ExplanationMode = ExplanationMode.COMPLETE_OR_DEFERRED
     priority: int = 0
-    caller: str = ""
-    arrived_ns: int = 0
-    behind: int = 0
+    arrival: Arrival = HERE
 
     @property
     def strings(self) -> dict[int, tuple[str | None, ...]]:

@@ -1,100 +1,90 @@
-"""Requests that come thick and fast are answered together, by one of their threads: a wave.
+"""Requests on their way through the service, and those of them that share a pass: a wave.
 
-A model of some hundred trees is larger than a core's cache, and reading it costs a request more than computing with
-it: eight rows in one pass cost what three cost alone. So where many requests are under way, the first one waits a
-moment for others, and one of them answers all. Where few are, that moment would be lost: then nobody waits. Which of
-the two it is, is found out: a wave in `_TRY_EVERY` waits in any case, and if it gathers enough, so do those after it,
-for as long as they gather enough. A single caller's requests travel alone, and pay for a lock.
+A model of some hundred trees is larger than a core's cache, and reading it costs a request more than computing with it:
+eight rows in one pass cost what three cost alone. So those that are there at the same time are answered together.
+Nobody waits for others to come.
 """
 
 from __future__ import annotations
 
-import threading
-import time
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from xai_service.types import Explanations, PredictCall, Prediction, Timings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from xai_service.budget import Deadline
+    from xai_service.ledger.store import Ticket
+    from xai_service.model.snapshot import ModelSnapshot
 
-_GAP_S = 0.0004
-_LONGEST_S = 0.004
-_WORTH_IT = 6.0  # requests in a wave: what one pass saves them outweighs the last gap
-_WEIGHT = 0.2  # of the latest wave in the mean
-_TRY_EVERY = 256
-
-
-class Rider(Protocol):
-    """What travels. Its lock is held from the start, and released when it is answered."""
-
-    answered: threading.Lock
+FEW_ROWS = 8
+"""Of a request that may be answered together with others: more make it long for those that wait beside it."""
 
 
-Request = TypeVar("Request", bound=Rider)
+@dataclass(frozen=True, slots=True)
+class PredictReply:
+    """What one request is answered, row by row in the order sent."""
+
+    model: ModelSnapshot
+    decision_ids: tuple[uuid.UUID, ...]
+    prediction: Prediction
+    explanations: Explanations
+    timings: Timings
 
 
-class Waves(Generic[Request]):
-    """Gathers requests. Thread-safe.
+class Request:
+    """A request on its way, and at last its reply or its error.
 
-    Args:
-        answer: answers the requests of a wave, and should raise nothing; called by one of the threads that ride.
-        most: requests in a wave.
+    What has no value at first is set on the way, unless there is an error.
     """
 
-    def __init__(self, answer: Callable[[list[Request]], None], most: int) -> None:
-        self._answer = answer
-        self._most = most
-        self._lock = threading.Lock()
-        self._boarded: list[Request] = []
-        self._mean = 0.0  # size of the waves that waited, of late
-        self._alone = 0  # requests since one waited
+    __slots__ = (
+        *("arrived_ns", "began_ns", "call", "deadline", "error", "explanations", "has_place", "ids", "model"),
+        *("prediction", "put_off", "queue_us", "reply", "wave"),
+    )
+    model: ModelSnapshot
+    deadline: Deadline
+    wave: Wave
+    ids: tuple[uuid.UUID, ...]
+    prediction: Prediction
+    explanations: Explanations
 
-    def ride(self, request: Request) -> None:
-        """Returns when the request is answered, by this thread or another."""
-        with self._lock:
-            wave = [request] if not self._boarded and not self._should_wait() else self._board(request)
-            is_first = self._boarded[:1] == [request]
-        if is_first:
-            wave = self._wait_for_others(request)
-        elif not wave:
-            request.answered.acquire()
-        if wave:
-            try:
-                self._answer(wave)
-            finally:  # whatever happened, nobody is left waiting
-                for one in wave:
-                    one.answered.release()
+    def __init__(self, call: PredictCall, began_ns: int) -> None:
+        self.call = call
+        self.began_ns = began_ns
+        self.arrived_ns = call.arrival.at_ns or began_ns
+        self.queue_us = 0.0
+        self.has_place = False  # among the rows that are admitted
+        self.put_off = ""  # why its explanation is not begun now
+        self.reply: PredictReply | None = None
+        self.error: Exception | None = None
 
-    def _board(self, request: Request) -> list[Request]:
-        """Returns the wave if the request makes it full."""
-        self._boarded.append(request)
-        return self._depart() if len(self._boarded) >= self._most else []
+    def may_share(self) -> bool:
+        """Whether it may be answered together with others: small, and of numbers only."""
+        return len(self.call.rows) <= FEW_ROWS and not self.call.columns
 
-    def _wait_for_others(self, first: Request) -> list[Request]:
-        """Returns the wave once nobody came for a while, or nothing once another has answered it."""
-        end = time.monotonic() + _LONGEST_S
-        seen = 1
-        while not first.answered.acquire(timeout=_GAP_S):
-            with self._lock:
-                if first not in self._boarded:
-                    break  # it is being answered
-                if len(self._boarded) == seen or time.monotonic() >= end:
-                    return self._depart()
-                seen = len(self._boarded)
-        else:
-            return []
-        first.answered.acquire()
-        return []
 
-    def _should_wait(self) -> bool:
-        if self._mean >= _WORTH_IT:
-            return True
-        self._alone += 1
-        return self._alone >= _TRY_EVERY
+class Wave:
+    """Requests that were predicted and explained in one pass, on their way to the ledger.
 
-    def _depart(self) -> list[Request]:
-        wave, self._boarded = self._boarded, []
-        size = len(wave)
-        # The first of its kind tells most: it is what the mean begins with.
-        self._mean = float(size) if self._alone else self._mean + _WEIGHT * (size - self._mean)
-        self._alone = 0
-        return wave
+    Args:
+        rows: of all requests that shared the pass.
+        timings: of the pass.
+        explained_ns: when it ended, `time.monotonic_ns`.
+
+    Attributes:
+        requests: those of them that are answered well.
+        pending: rows whose explanation comes later.
+        ticket: the ledger's; ``None`` where nothing is recorded.
+    """
+
+    __slots__ = ("explained_ns", "pending", "requests", "rows", "ticket", "timings")
+
+    def __init__(self, rows: int, timings: Timings, explained_ns: int) -> None:
+        self.rows = rows
+        self.timings = timings
+        self.explained_ns = explained_ns
+        self.requests: list[Request] = []
+        self.pending = 0
+        self.ticket: Ticket | None = None

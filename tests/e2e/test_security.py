@@ -188,14 +188,18 @@ def test_roles(loan_repository, loans, tmp_path, access, look_at_once):  # noqa:
 
 def test_the_service_knows_who_calls(loan_repository, loans, tmp_path, access, monkeypatch):
     seen = []
+
+    def watch(server):
+        real = server._service.begin
+        see = lambda calls: seen.extend(call.arrival.caller for call in calls) or real(calls)  # noqa: E731
+        monkeypatch.setattr(server._service, "begin", see)
+
     with serving(loan_repository, tmp_path / "l", access=access) as server:
-        real = server._service.predict
-        monkeypatch.setattr(server._service, "predict", lambda call: seen.append(call.caller) or real(call))
+        watch(server)
         with Client(server.addresses[0], token=TOKENS[Role.CALLER]) as client:
             client.predict(loans.held_out.iloc[:1], "loan")
     with serving(loan_repository, tmp_path / "l") as server:
-        real = server._service.predict
-        monkeypatch.setattr(server._service, "predict", lambda call: seen.append(call.caller) or real(call))
+        watch(server)
         with Client(server.addresses[0]) as client:
             client.predict(loans.held_out.iloc[:1], "loan")
     assert seen == ["the caller", "ipv4:127.0.0.1"]

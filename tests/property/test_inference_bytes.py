@@ -19,9 +19,9 @@ from xai_service.errors import InternalError, XaiError
 from xai_service.ledger.store import Ledger
 from xai_service.model.repository import Repository
 from xai_service.service import ExplainService
+from xai_service.types import HERE
 from xai_service.wire.gen.inference import grpc_service_pb2 as pb
 from xai_service.wire.inference import InferenceServicer
-from xai_service.wire.inference_statistics import InferenceStatistics
 
 CONTEXT = SimpleNamespace(time_remaining=lambda: None, peer=lambda: "ipv4:127.0.0.1:1", invocation_metadata=lambda: ())
 MAX_ROWS = 50
@@ -43,14 +43,14 @@ def servicer(loan_repository, tmp_path_factory):
     )
     service = ExplainService(config, Repository(loan_repository), Ledger(config.ledger))
     service.start()
-    yield InferenceServicer(service, InferenceStatistics())
+    yield InferenceServicer(service)
     service.close()
 
 
 def asked(servicer, data):
     """An answer that holds together, or the error; anything else, and an internal one, fails the test."""
     try:
-        answer = servicer.infer(data, CONTEXT)
+        answer = servicer.read(data, HERE).ask(servicer._service)
     except InternalError:
         raise
     except XaiError:
@@ -170,4 +170,4 @@ def test_a_claim_of_much_costs_little(servicer, shape, raw):
 def test_more_rows_than_allowed_are_refused(servicer):
     rows = np.zeros((MAX_ROWS + 1, FEATURES), np.float32)
     with pytest.raises(XaiError, match="51 rows are more than the limit of 50"):
-        servicer.infer(request(inputs=matrix(rows)).SerializeToString(), CONTEXT)
+        servicer.read(request(inputs=matrix(rows)).SerializeToString(), HERE).ask(servicer._service)

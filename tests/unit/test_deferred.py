@@ -85,8 +85,8 @@ def statuses(ledger, ids):
 def test_all_are_finished_as_the_kernel_would_have_and_oldest_first(
     repository, loan_repository, ledger, rows, finish, monkeypatch, n, batches
 ):
-    model, amended, amend = repository.get("loan"), [], ledger.amend
-    monkeypatch.setattr(ledger, "amend", lambda key, data: amended.append(key) or amend(key, data))
+    model, amended, amend = repository.get("loan"), [], ledger.begin_amend
+    monkeypatch.setattr(ledger, "begin_amend", lambda key, data: amended.append(key) or amend(key, data))
     ids = record(ledger, model, rows[:n])
     assert finish() == batches
     assert amended == ids
@@ -164,7 +164,7 @@ def test_a_model_that_is_gone_explains_what_it_decided_and_is_then_let_go(
     model = repository.get("loan")
     ids = record(ledger, model, rows[:100])
     explainer.expect(100, model)
-    here, amend = weakref.ref(model), ledger.amend
+    here, amend = weakref.ref(model), ledger.begin_amend
     del model
     shutil.rmtree(folder / "loan")
     repository.reload()
@@ -173,10 +173,10 @@ def test_a_model_that_is_gone_explains_what_it_decided_and_is_then_let_go(
     def full(*_):
         raise Unavailable("the disk is full")
 
-    monkeypatch.setattr(ledger, "amend", full)
+    monkeypatch.setattr(ledger, "begin_amend", full)
     with pytest.raises(Unavailable):
         explainer()
-    monkeypatch.setattr(ledger, "amend", amend)
+    monkeypatch.setattr(ledger, "begin_amend", amend)
     assert explainer()  # a batch, and there are more
     gc.collect()
     assert here() is not None
@@ -237,7 +237,7 @@ def test_attributions_that_do_not_add_up_are_recorded_as_failed(repository, ledg
 @pytest.mark.parametrize("stored", [0, 1, 65, 99])
 def test_an_unavailable_ledger_loses_nothing(repository, ledger, rows, pool, finish, monkeypatch, stored):
     ids = record(ledger, repository.get("loan"), rows[:100])
-    explainer, amend, left = DeferredExplainer(repository, ledger, pool, 1e-5, 1000), ledger.amend, [stored]
+    explainer, amend, left = DeferredExplainer(repository, ledger, pool, 1e-5, 1000), ledger.begin_amend, [stored]
 
     def full(key, data):
         if not left[0]:
@@ -245,12 +245,12 @@ def test_an_unavailable_ledger_loses_nothing(repository, ledger, rows, pool, fin
         left[0] -= 1
         return amend(key, data)
 
-    monkeypatch.setattr(ledger, "amend", full)
+    monkeypatch.setattr(ledger, "begin_amend", full)
     for _ in range(3):
         with pytest.raises(Unavailable):
             finish(explainer)
     assert ledger.pending_count() == 100 - stored
-    monkeypatch.setattr(ledger, "amend", amend)
+    monkeypatch.setattr(ledger, "begin_amend", amend)
     finish(explainer)
     assert statuses(ledger, ids) == {COMPLETE}
     assert ledger.pending_count() == 0
@@ -277,14 +277,14 @@ def test_an_explanation_that_cannot_be_recorded_does_not_keep_those_behind_it(
     model = repository.get("loan")
     poison = record(ledger, model, rows[:64])
     behind = record(ledger, model, rows[64:70])
-    amend = ledger.amend
+    amend = ledger.begin_amend
 
     def refuse(key, data):
         if key == poison[0]:
             raise InternalError("contradicts itself")
         return amend(key, data)
 
-    monkeypatch.setattr(ledger, "amend", refuse)
+    monkeypatch.setattr(ledger, "begin_amend", refuse)
     assert finish() == 2
     assert statuses(ledger, behind) == {COMPLETE}
     assert statuses(ledger, poison[:1]) == {DEFERRED}

@@ -52,9 +52,9 @@ def _raise(error):
 
 @pytest.fixture(autouse=True)
 def _no_trace():
-    trace_context.enter(())
+    trace_context.enter(trace_context.of(()))
     yield
-    trace_context.enter(())
+    trace_context.enter(trace_context.of(()))
 
 
 def test_an_event_is_an_object():
@@ -76,7 +76,7 @@ def test_whatever_is_in_it_is_one_line():
 
 def test_the_callers_trace_is_in_it_where_it_is_one():
     for header, expected in ((f"00-{TRACE}-b7ad6b7169203331-01", TRACE), (MARKER, None)):
-        trace_context.enter([("traceparent", header)])
+        trace_context.enter(trace_context.of([("traceparent", header)]))
         assert told(message="x").get("trace_id") == expected
 
 

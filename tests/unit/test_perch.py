@@ -19,8 +19,8 @@ ZERO = Usage({0: 0.0, 1: 0.0, 2: 0.0}, 0.0)
 SHARES = st.floats(0, 1)
 
 
-def chosen(current, busy, own=0.0):
-    return choose(frozenset(busy), current, ZERO, Usage(busy, own), 1.0)
+def chosen(current, busy, own=0.0, workers=0.0):
+    return choose(frozenset(busy), current, ZERO, Usage(busy, own + workers, workers), 1.0)
 
 
 def test_the_idlest_is_taken_first():
@@ -34,7 +34,12 @@ def test_what_this_process_uses_does_not_drive_it_away():
 
 def test_it_leaves_where_others_take_much_and_elsewhere_is_better():
     assert chosen(0, {0: 1.0, 1: 0.1}, own=0.6) == 1
-    assert chosen(0, {0: 1.0, 1: 0.3}, own=0.6) == 0  # hardly better there
+    assert chosen(0, {0: 1.0, 1: 0.35}, own=0.6) == 0  # hardly better there
+
+
+def test_what_its_workers_use_elsewhere_does_not_keep_it():
+    assert chosen(0, {0: 0.9, 1: 0.3}, own=0.7) == 0
+    assert chosen(0, {0: 0.9, 1: 0.3}, own=0.7, workers=0.3) == 1
 
 
 @given(st.dictionaries(st.integers(0, 7), SHARES, min_size=1), SHARES)

@@ -22,7 +22,7 @@ from xai_service.model.costs import Costs, Order
 from xai_service.model.repository import Repository
 from xai_service.model.snapshot import ModelSnapshot
 from xai_service.service import ExplainService
-from xai_service.types import ExplanationMode, ExplanationStatus, PredictCall
+from xai_service.types import Arrival, ExplanationMode, ExplanationStatus, PredictCall
 
 COMPLETE, DEFERRED, FAILED = ExplanationStatus.COMPLETE, ExplanationStatus.DEFERRED, ExplanationStatus.FAILED
 LONG_S = 60  # only waited out when a test fails
@@ -228,14 +228,14 @@ def test_a_failed_prediction_records_nothing_and_cancels_its_explanation(service
 
 @pytest.mark.parametrize("error", [Overloaded("the ledger has no room"), Unavailable("the disk is full")])
 def test_a_ledger_that_refuses_is_the_callers_error(service, rows, monkeypatch, error):
-    append = service._ledger.append
-    monkeypatch.setattr(service._ledger, "append", _fail(error))
+    append = service._ledger.begin
+    monkeypatch.setattr(service._ledger, "begin", _fail(error))
     for _ in range(3):
         with pytest.raises(type(error)) as raised:
             service.predict(ask(rows[:2]))
         assert raised.value is error
         idle_with(service, 0)
-    monkeypatch.setattr(service._ledger, "append", append)
+    monkeypatch.setattr(service._ledger, "begin", append)
     assert service.predict(ask(rows[:2])).explanations.statuses == (COMPLETE, COMPLETE)
     idle_with(service, 2)
 
@@ -250,7 +250,7 @@ def test_only_accepted_rows_are_profiled(make, rows):
         "names": (ask(rows[:3], feature_names=("x",)), InvalidInput),
         "rows": (ask(rows[:6]), InvalidInput),
         "budget": (ask(rows[:3], latency_budget_ms=-1.0), InvalidInput),
-        "deadline": (ask(rows[:3], time_remaining_s=0.0), BudgetExhausted),
+        "deadline": (ask(rows[:3], arrival=Arrival(time_remaining_s=0.0)), BudgetExhausted),
         "model": (PredictCall("other", None, rows[:3]), ModelNotFound),
     }
     for call, error in refused.values():

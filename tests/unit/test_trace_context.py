@@ -17,18 +17,18 @@ PARENT = f"00-{TRACE}-b7ad6b7169203331-01"
 
 
 def test_a_trace_is_taken_from_the_metadata_and_ends_with_the_next_request():
-    trace_context.enter([("user-agent", "x"), ("traceparent", PARENT), ("bin-bin", b"\xff")])
+    trace_context.enter(trace_context.of([("user-agent", "x"), ("traceparent", PARENT), ("bin-bin", b"\xff")]))
     assert trace_context.trace_id() == TRACE
     assert trace_context.headers() == {"traceparent": PARENT}
-    trace_context.enter([("tracestate", "a=b"), ("traceparent", PARENT)])
+    trace_context.enter(trace_context.of([("tracestate", "a=b"), ("traceparent", PARENT)]))
     assert trace_context.headers() == {"traceparent": PARENT, "tracestate": "a=b"}
-    trace_context.enter([("tracestate", "a=b")])
+    trace_context.enter(trace_context.of([("tracestate", "a=b")]))
     assert trace_context.trace_id() is None
     assert trace_context.headers() == {}
 
 
 def test_threads_have_their_own():
-    trace_context.enter([("traceparent", PARENT)])
+    trace_context.enter(trace_context.of([("traceparent", PARENT)]))
     seen = []
     thread = threading.Thread(target=lambda: seen.append(trace_context.trace_id()))
     thread.start()
@@ -53,7 +53,7 @@ def test_threads_have_their_own():
     ],
 )
 def test_what_names_no_trace_is_passed_over(wrong):
-    trace_context.enter([("traceparent", wrong)])
+    trace_context.enter(trace_context.of([("traceparent", wrong)]))
     assert trace_context.trace_id() is None
     assert trace_context.headers() == {}
 
@@ -64,7 +64,7 @@ def digits(n):
 
 @given(st.tuples(*map(digits, (2, 32, 16, 2))).map("-".join))
 def test_opentelemetry_reads_the_same(header):
-    trace_context.enter([("traceparent", header)])
+    trace_context.enter(trace_context.of([("traceparent", header)]))
     context = TraceContextTextMapPropagator().extract({"traceparent": header})
     read = trace.get_current_span(context).get_span_context()
     assert trace_context.trace_id() == (trace.format_trace_id(read.trace_id) if read.is_valid else None)

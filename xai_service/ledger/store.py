@@ -77,8 +77,8 @@ class Stored:
     amendment: bytes | None
 
 
-class _Call:
-    """One caller's entries on their way through the writer, which answers exactly once.
+class Ticket:
+    """One caller's entries on their way through the writer, which answers exactly once. `wait` once.
 
     The writer never waits for the caller: one that was interrupted and left changes nothing for the others.
     """
@@ -96,6 +96,11 @@ class _Call:
         self._answered.release()
 
     def wait(self) -> bool:
+        """Returns once the entries are durable: ``True``, or for `Ledger.amend` whether they were stored.
+
+        Raises:
+            Overloaded, Unavailable, InternalError: as `Ledger.append`; nothing was stored.
+        """
         self._answered.acquire()
         if isinstance(self._answer, Exception):
             raise _refusal(self._answer) from self._answer
@@ -129,7 +134,7 @@ class Ledger:
         self._max_queued = max_queued_entries
         self._others = others
         self._file = LedgerFile(path)
-        self._queue: deque[_Call] = deque()
+        self._queue: deque[Ticket] = deque()
         self._changed = threading.Condition(threading.Lock())
         self._closing = False
         # Entries in the queue, and in the transaction under way; the bound is on their sum.
@@ -159,7 +164,16 @@ class Ledger:
             Unavailable: closed, or the disk is full, read-only or failing; nothing was stored.
             InternalError: an id is in the ledger already; nothing was stored.
         """
-        self._submit(_Call(DECISION, entries))
+        self.begin(entries).wait()
+
+    def begin(self, entries: Sequence[NewEntry]) -> Ticket:
+        """Hands decisions to the writer and returns at once what to wait on until they are durable; see `append`.
+
+        Raises:
+            Overloaded: the queue is full; nothing is stored.
+            Unavailable: closed.
+        """
+        return self._submit(Ticket(DECISION, entries))
 
     def amend(self, decision_id: uuid.UUID, data: bytes) -> bool:
         """Store the explanation of a pending decision, durably and once.
@@ -175,7 +189,16 @@ class Ledger:
             DecisionNotFound: no such decision.
             Overloaded, Unavailable: as for `append`.
         """
-        return self._submit(_Call(EXPLANATION, (NewEntry(decision_id, data, pending=False),)))
+        return self.begin_amend(decision_id, data).wait()
+
+    def begin_amend(self, decision_id: uuid.UUID, data: bytes) -> Ticket:
+        """Hands the explanation of a pending decision to the writer and returns what to wait on; see `amend`.
+
+        Raises:
+            Overloaded: the queue is full; nothing is stored.
+            Unavailable: closed.
+        """
+        return self._submit(Ticket(EXPLANATION, (NewEntry(decision_id, data, pending=False),)))
 
     def get(self, decision_id: uuid.UUID) -> Stored:
         """A committed decision and its amendment, of this ledger or of the others.
@@ -230,12 +253,13 @@ class Ledger:
 
     # Callers' side.
 
-    def _submit(self, call: _Call) -> bool:
+    def _submit(self, call: Ticket) -> Ticket:
         size = len(call.entries)
         with self._changed:
             self._check_open()
             if not size:
-                return True
+                call.answer(answer=True)
+                return call
             load = self._queued + self._in_flight
             if load + size > self._max_queued:
                 raise Overloaded(
@@ -245,7 +269,7 @@ class Ledger:
             self._queue.append(call)
             self._queued += size
             self._changed.notify()
-        return call.wait()
+        return call
 
     def _read(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
         self._check_open()
@@ -273,12 +297,12 @@ class Ledger:
             for call, answer in zip(group, answers, strict=True):
                 call.answer(answer)
 
-    def _take(self) -> list[_Call]:
+    def _take(self) -> list[Ticket]:
         """Wait for calls and take a group of them; empty once closed and drained."""
         with self._changed:
             while not self._queue and not self._closing:
                 self._changed.wait()
-            group: list[_Call] = []
+            group: list[Ticket] = []
             size = 0
             while self._queue and (not group or size + len(self._queue[0].entries) <= _GROUP):
                 group.append(self._queue.popleft())
@@ -288,7 +312,7 @@ class Ledger:
             self._queued = sum(len(call.entries) for call in self._queue)
             return group
 
-    def _settle(self, group: list[_Call]) -> list[bool | Exception]:
+    def _settle(self, group: list[Ticket]) -> list[bool | Exception]:
         """An answer for each call."""
         try:
             return self._transact(group)
@@ -299,7 +323,7 @@ class Ledger:
             # Not the disk but one of the calls is at fault: the others must not pay for it.
             return [answer for call in group for answer in self._settle([call])]
 
-    def _transact(self, group: list[_Call]) -> list[bool | Exception]:
+    def _transact(self, group: list[Ticket]) -> list[bool | Exception]:
         """Store a group in one transaction; an error means that nothing of it was stored."""
         db = self._file.writer
         last = self._recover() if self._last is None else self._last

@@ -17,9 +17,10 @@ from xai_service.errors import FieldViolation, InvalidInput
 from xai_service.ledger.entry import Decision, Explanation
 from xai_service.model.repository import ModelEntry
 from xai_service.model.snapshot import ModelSnapshot
-from xai_service.service import PredictReply
 from xai_service.types import (
+    HERE,
     LOWEST_PRIORITY,
+    Arrival,
     ExplanationMode,
     ExplanationStatus,
     Float32Array,
@@ -27,6 +28,7 @@ from xai_service.types import (
     PredictCall,
     Timings,
 )
+from xai_service.waves import PredictReply
 from xai_service.wire.columns import from_columns
 from xai_service.wire.fields import parse
 from xai_service.wire.gen.xai.v1 import decision_service_pb2 as pb
@@ -47,21 +49,12 @@ MODES: dict[int, ExplanationMode] = {
 }
 
 
-def decode_predict(
-    request: pb.PredictRequest,
-    time_remaining_s: float | None,
-    caller: str = "",
-    arrived_ns: int = 0,
-    behind: int = 0,
-) -> PredictCall:
+def decode_predict(request: pb.PredictRequest, arrival: Arrival = HERE) -> PredictCall:
     """Returns the call that a request holds.
 
     Args:
         request: as it was received.
-        time_remaining_s: see `PredictCall`.
-        caller: see `PredictCall`.
-        arrived_ns: see `PredictCall`.
-        behind: see `PredictCall`.
+        arrival: how.
 
     Raises:
         InvalidInput: no model name, or an input that is not a float matrix of the size it claims, or columns that are
@@ -81,18 +74,13 @@ def decode_predict(
         columns=columns,
         feature_names=tuple(request.feature_names) or None,
         latency_budget_ms=request.latency_budget_ms if request.HasField("latency_budget_ms") else None,
-        time_remaining_s=time_remaining_s,
         mode=MODES[request.explanation_mode],
         priority=request.priority,
-        caller=caller,
-        arrived_ns=arrived_ns,
-        behind=behind,
+        arrival=arrival,
     )
 
 
-def read_predict(
-    message: bytes, time_remaining_s: float | None, caller: str = "", arrived_ns: int = 0, behind: int = 0
-) -> PredictCall:
+def read_predict(message: bytes, arrival: Arrival = HERE) -> PredictCall:
     """Returns the call that an encoded request holds; see `decode_predict`.
 
     Raises:
@@ -107,15 +95,12 @@ def read_predict(
                 version or None,
                 rows,
                 latency_budget_ms=budget_ms,
-                time_remaining_s=time_remaining_s,
                 mode=MODES[mode],
                 priority=priority,
-                caller=caller,
-                arrived_ns=arrived_ns,
-                behind=behind,
+                arrival=arrival,
             )
     request = parse(pb.PredictRequest, message)
-    return decode_predict(request, time_remaining_s, caller, arrived_ns, behind)
+    return decode_predict(request, arrival)
 
 
 def named_in(message: bytes) -> tuple[str, str | None]:
@@ -317,8 +302,3 @@ def _timestamp(ns: int) -> Timestamp:
     stamp = Timestamp()
     stamp.FromNanoseconds(ns)
     return stamp
-
-
-def time_remaining(seconds: float | None) -> float | None:
-    """Returns what gRPC says is left of the deadline, with its infinities as ``None``."""
-    return None if seconds is None or math.isinf(seconds) else seconds

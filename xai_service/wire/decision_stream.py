@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from xai_service import _wire, trace_context
 from xai_service.wire import codec
-from xai_service.wire.access import caller_of
 from xai_service.wire.fields import in_field, parse
 from xai_service.wire.gen.xai.v1 import decision_service_pb2 as pb
+from xai_service.wire.questions import arrival_of
 from xai_service.wire.status import to_message
 
 if TYPE_CHECKING:
@@ -23,12 +23,11 @@ def answer_with(service: ExplainService) -> Answer:
 
     def answer(message: bytes, context: Any) -> bytes:
         name = ""
-        trace_context.enter(context.invocation_metadata())
+        arrival = arrival_of(context)
+        trace_context.enter(arrival.trace)
         try:
             name, request = _apart(message)
-            remaining_s = codec.time_remaining(context.time_remaining())
-            call = codec.read_predict(request, remaining_s, caller_of(context))
-            reply = codec.write_predict(service.predict(call))
+            reply = codec.write_predict(service.predict(codec.read_predict(request, arrival)))
             # What is joined is merged: the answer's fields, without taking any of them apart.
             return pb.PredictStreamResponse(id=name).SerializeToString() + in_field(_RESPONSE, reply)
         except Exception as error:  # noqa: BLE001 (one request's failure is not the stream's)

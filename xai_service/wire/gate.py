@@ -32,15 +32,14 @@ class Gate:
         self._kept: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
         self.submit: Callable[..., Any] = pool.submit
 
+    @property
+    def kept(self) -> int:
+        """How many calls wait at the door."""
+        return len(self._kept)
+
     def shut(self) -> None:
-        """Keeps what comes from now on, and returns when nothing more does, or soon after all the same."""
+        """Keeps what comes from now on."""
         self.submit = self._keep
-        end = time.monotonic() + _LONGEST_S
-        seen, quiet = 0, 0
-        while quiet < _LOOKS and time.monotonic() < end:
-            time.sleep(_LOOK_EVERY_S)
-            quiet = quiet + 1 if len(self._kept) == seen else 0
-            seen = len(self._kept)
 
     def open(self) -> None:
         """Hands on what was kept, in order, and what comes."""
@@ -56,3 +55,18 @@ class Gate:
                 self._kept.append((work, arguments))
                 return
         self._pool.submit(work, *arguments)
+
+
+def wait_until_quiet(came: Callable[[], int]) -> None:
+    """Returns when no call has come for a while, or soon all the same.
+
+    Args:
+        came: counts them.
+    """
+    end = time.monotonic() + _LONGEST_S
+    seen, quiet = came(), 0
+    while quiet < _LOOKS and time.monotonic() < end:
+        time.sleep(_LOOK_EVERY_S)
+        now = came()
+        quiet = quiet + 1 if now == seen else 0
+        seen = now

@@ -10,10 +10,11 @@ import grpc
 
 from xai_service import trace_context
 from xai_service.errors import InvalidInput, Overloaded
+from xai_service.types import Arrival
 from xai_service.wire import codec, decision_stream
-from xai_service.wire.access import caller_of
 from xai_service.wire.fields import parse
 from xai_service.wire.gen.xai.v1 import decision_service_pb2 as pb
+from xai_service.wire.questions import Question, Read
 from xai_service.wire.status import to_status
 
 if TYPE_CHECKING:
@@ -26,10 +27,8 @@ if TYPE_CHECKING:
     from xai_service.wire.pool import LightPool
     from xai_service.wire.streams import Streams
 
-Answer = Callable[[bytes, Any, int], bytes]
-"""Answers an encoded message, given gRPC's context and when it was taken from the wire (see `PredictCall`)."""
-
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["DecisionService"].full_name
+PREDICT = f"/{SERVICE_NAME}/Predict"
 
 
 class Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]  # no types there
@@ -67,7 +66,7 @@ def _refusing(pool: LightPool, telemetry: Telemetry) -> Callable[[Any, Any], Non
     return refuse
 
 
-def unary(pool: LightPool, answer: Answer, *, is_budgeted: bool = False) -> grpc.RpcMethodHandler:
+def unary(pool: LightPool, answer: Callable[[bytes], bytes]) -> grpc.RpcMethodHandler:
     """Returns the handler of a call of one message: what ``answer`` raises becomes the call's status.
 
     Messages are bytes, so that gRPC's one polling thread parses none, and one that is none is refused like other input.
@@ -75,37 +74,35 @@ def unary(pool: LightPool, answer: Answer, *, is_budgeted: bool = False) -> grpc
     Args:
         pool: where it is worked on.
         answer: returns the encoded answer.
-        is_budgeted: whether the pool is to learn from it how long calls may wait.
     """
 
     def handle(message: bytes, context: Any) -> bytes:
-        trace_context.enter(context.invocation_metadata())
-        arrived_ns = pool.begin()
+        trace_context.enter(trace_context.of(context.invocation_metadata()))
+        pool.begin()
         try:
-            reply = answer(message, context, arrived_ns)
+            return answer(message)
         except Exception as error:
-            if is_budgeted and isinstance(error, Overloaded):
-                pool.note_late()
             context.abort_with_status(to_status(error))
             raise  # abort raises; this tells the type checker so
-        if is_budgeted:
-            pool.note_in_time()
-        return reply
 
     return grpc.unary_unary_rpc_method_handler(handle)
 
 
-def decision_methods(service: ExplainService, pool: LightPool, streams: Streams) -> dict[str, grpc.RpcMethodHandler]:
-    """Returns the handlers of `xai.v1.DecisionService`."""
+def reader(service: ExplainService) -> Read:
+    """Returns what reads the requests of Predict."""
 
-    def predict(message: bytes, context: Any, arrived_ns: int) -> bytes:
+    def read(message: bytes, arrival: Arrival) -> Question:
         try:
-            remaining_s = codec.time_remaining(context.time_remaining())
-            call = codec.read_predict(message, remaining_s, caller_of(context), arrived_ns, pool.waiting)
+            return Question(codec.read_predict(message, arrival), codec.write_predict)
         except InvalidInput as error:
             service.telemetry.refused(*codec.named_in(message), error)
             raise
-        return codec.write_predict(service.predict(call))
+
+    return read
+
+
+def decision_methods(service: ExplainService, pool: LightPool, streams: Streams) -> dict[str, grpc.RpcMethodHandler]:
+    """Returns the handlers of `xai.v1.DecisionService`, but for Predict's (`reader`)."""
 
     def get_decision(request: pb.GetDecisionRequest) -> pb.GetDecisionResponse:
         decision, explanation = service.decision(codec.decode_decision_id(request.decision_id))
@@ -121,10 +118,9 @@ def decision_methods(service: ExplainService, pool: LightPool, streams: Streams)
         return pb.ListModelsResponse(models=[codec.encode_model(entry) for entry in service.models()])
 
     def answered(answer: Callable[[Any], Message], kind: type[Message]) -> grpc.RpcMethodHandler:
-        return unary(pool, lambda message, _context, _arrived_ns: answer(parse(kind, message)).SerializeToString())
+        return unary(pool, lambda message: answer(parse(kind, message)).SerializeToString())
 
     methods = {
-        "Predict": unary(pool, predict, is_budgeted=True),
         "PredictStream": grpc.stream_stream_rpc_method_handler(streams.handler(decision_stream.answer_with(service))),
         "GetDecision": answered(get_decision, pb.GetDecisionRequest),
         "GetExplanation": answered(get_explanation, pb.GetExplanationRequest),

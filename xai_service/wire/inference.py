@@ -14,47 +14,43 @@ import grpc
 
 from xai_service import __version__, trace_context
 from xai_service.errors import FieldViolation, InvalidInput, ModelError, NotFound
-from xai_service.wire.access import caller_of
-from xai_service.wire.codec import time_remaining
 from xai_service.wire.fields import in_field, parse
 from xai_service.wire.gen.inference import grpc_service_pb2 as pb
-from xai_service.wire.handlers import Answer, unary
+from xai_service.wire.handlers import unary
 from xai_service.wire.inference_codec import decode_infer, encode_infer, in_their_terms
 from xai_service.wire.inference_models import InferenceSignature, encode_config, encode_index, encode_metadata
 from xai_service.wire.inference_statistics import Duration, InferenceStatistics
+from xai_service.wire.questions import Question, arrival_of
 from xai_service.wire.status import to_status
 from xai_service.wire.streams import Streams
 
 if TYPE_CHECKING:
     from xai_service.model.snapshot import ModelSnapshot
     from xai_service.service import ExplainService
+    from xai_service.types import Arrival
+    from xai_service.waves import PredictReply
     from xai_service.wire.pool import LightPool
 
 _DESCRIPTOR = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 SERVICE_NAME: str = _DESCRIPTOR.full_name
+MODEL_INFER = f"/{SERVICE_NAME}/ModelInfer"
 EXTENSIONS = ("model_configuration", "parameters", "schedule_policy", "statistics")
 """By Triton's names. Of `model_repository` there is the index alone."""
 
 
-def methods(service: ExplainService, pool: LightPool, streams: Streams) -> dict[str, grpc.RpcMethodHandler]:
-    """Returns the handlers of the protocol's methods, by full name.
+def methods(servicer: InferenceServicer, pool: LightPool, streams: Streams) -> dict[str, grpc.RpcMethodHandler]:
+    """Returns the handlers of the protocol's methods by full name, but for ModelInfer's (`InferenceServicer.read`).
 
     Args:
-        service: what they ask.
+        servicer: answers them.
         pool: where they are worked on.
         streams: which ModelStreamInfer shares with other streams.
     """
-    servicer = InferenceServicer(service, InferenceStatistics())
-
-    def infer(data: bytes, context: Any, arrived_ns: int) -> bytes:
-        return servicer.infer(data, context, arrived_ns, pool.waiting)
-
     handlers = {
         method.name: unary(pool, _messages(getattr(servicer, method.name), method))
         for method in _DESCRIPTOR.methods
         if method.name not in ("ModelInfer", "ModelStreamInfer")
     }
-    handlers["ModelInfer"] = unary(pool, infer, is_budgeted=True)
     handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(streams.handler(servicer.answer_streamed))
     return {f"/{SERVICE_NAME}/{name}": handler for name, handler in handlers.items()}
 
@@ -62,9 +58,9 @@ def methods(service: ExplainService, pool: LightPool, streams: Streams) -> dict[
 class InferenceServicer:
     """What each method answers, message by message; the two that infer, which are asked most, take and return bytes."""
 
-    def __init__(self, service: ExplainService, statistics: InferenceStatistics) -> None:
+    def __init__(self, service: ExplainService) -> None:
         self._service = service
-        self._statistics = statistics
+        self._statistics = InferenceStatistics()
         # By weak reference: what is known of a model goes with it.
         self._signatures: weakref.WeakKeyDictionary[ModelSnapshot, InferenceSignature] = weakref.WeakKeyDictionary()
 
@@ -107,18 +103,19 @@ class InferenceServicer:
         ]
         return pb.ModelStatisticsResponse(model_stats=[self._counts(entry.name, entry.version) for entry in entries])
 
-    def infer(self, data: bytes, context: Any, arrived_ns: int = 0, behind: int = 0) -> bytes:
-        """Returns the serialized answer to one request of ModelInfer, or raises what is wrong with it."""
-        return self._infer(parse(pb.ModelInferRequest, data), context, arrived_ns, behind)
+    def read(self, data: bytes, arrival: Arrival) -> Question:
+        """Reads an encoded request of ModelInfer."""
+        return self._question(parse(pb.ModelInferRequest, data), arrival)
 
     def answer_streamed(self, data: bytes, context: Any) -> bytes:
         """Returns the serialized answer to one request of a stream, whatever came of it."""
         request = pb.ModelInferRequest()
-        trace_context.enter(context.invocation_metadata())
+        arrival = arrival_of(context)
+        trace_context.enter(arrival.trace)
         try:
             request = parse(pb.ModelInferRequest, data)
             # What is joined is merged: a message that holds this one, without taking it apart.
-            return in_field(_INFER_RESPONSE, self._infer(request, context))
+            return in_field(_INFER_RESPONSE, self._question(request, arrival).ask(self._service))
         except Exception as error:  # noqa: BLE001 (one request's failure is not the stream's)
             status = to_status(error)
             answer = pb.ModelStreamInferResponse(error_message=f"{status.code.name}: {status.details}")
@@ -128,34 +125,39 @@ class InferenceServicer:
             failed: bytes = answer.SerializeToString()
             return failed
 
-    def _infer(self, request: Any, context: Any, arrived_ns: int = 0, behind: int = 0) -> bytes:
+    def _question(self, request: Any, arrival: Arrival) -> Question:
         started_ns = time.monotonic_ns()
         model = self._model(request.model_name, request.model_version, "model_name")
         name, version = model.manifest.name, model.manifest.version
+
+        def failed(error: Exception) -> Exception:
+            self._statistics.failed(name, version, time.monotonic_ns() - started_ns)
+            return in_their_terms(error) if isinstance(error, InvalidInput) else error
+
         try:
             signature = self._signature(model)
-            remaining_s = time_remaining(context.time_remaining())
-            call = decode_infer(request, signature, remaining_s, caller_of(context), arrived_ns, behind)
-            decoded_ns = time.monotonic_ns()
-            reply = self._service.predict(call.predict)
-            inferred_ns = time.monotonic_ns()
-            if reply.model is not model:  # it was replaced meanwhile
-                signature, version = self._signature(reply.model), reply.model.manifest.version
-            response = encode_infer(reply, call.outputs, request.id, signature)
+            call = decode_infer(request, signature, arrival)
         except Exception as error:
-            self._statistics.failed(name, version, time.monotonic_ns() - started_ns)
-            if isinstance(error, InvalidInput):
-                raise in_their_terms(error) from error
-            raise
-        self._statistics.answered(
-            name,
-            version,
-            len(reply.decision_ids),
-            decode_ns=decoded_ns - started_ns,
-            infer_ns=inferred_ns - decoded_ns,
-            encode_ns=time.monotonic_ns() - inferred_ns,
-        )
-        return response
+            raise failed(error) from error
+        decoded_ns = time.monotonic_ns()
+
+        def write(reply: PredictReply) -> bytes:
+            inferred_ns = time.monotonic_ns()
+            asked, served = signature, version
+            if reply.model is not model:  # it was replaced meanwhile
+                asked, served = self._signature(reply.model), reply.model.manifest.version
+            response = encode_infer(reply, call.outputs, request.id, asked)
+            self._statistics.answered(
+                name,
+                served,
+                len(reply.decision_ids),
+                decode_ns=decoded_ns - started_ns,
+                infer_ns=inferred_ns - decoded_ns,
+                encode_ns=time.monotonic_ns() - inferred_ns,
+            )
+            return response
+
+        return Question(call.predict, write, failed)
 
     def _model(self, name: str, version: str, field: str = "name") -> ModelSnapshot:
         if not name:
@@ -188,9 +190,9 @@ class InferenceServicer:
         )
 
 
-def _messages(answer: Callable[[Any], Any], method: Any) -> Answer:
+def _messages(answer: Callable[[Any], Any], method: Any) -> Callable[[bytes], bytes]:
     kind = getattr(pb, method.input_type.name)
-    return lambda data, _context, _arrived_ns: answer(parse(kind, data)).SerializeToString()
+    return lambda data: answer(parse(kind, data)).SerializeToString()
 
 
 _INFER_RESPONSE = pb.ModelStreamInferResponse.DESCRIPTOR.fields_by_name["infer_response"].number

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from xai_service.errors import FieldViolation, InvalidInput, Unavailable
-from xai_service.types import LOWEST_PRIORITY, Column, ExplanationMode, Explanations, ExplanationStatus, PredictCall
+from xai_service.types import (
+    HERE,
+    LOWEST_PRIORITY,
+    Arrival,
+    Column,
+    ExplanationMode,
+    Explanations,
+    ExplanationStatus,
+    PredictCall,
+)
 from xai_service.wire.gen.inference import grpc_service_pb2 as pb
 from xai_service.wire.inference_models import DECISION_ID, EXPLANATION_STATUS, MATRIX, TREESHAP, InferenceSignature
 from xai_service.wire.inference_tensors import read_numbers, read_strings, to_bytes_blob
@@ -17,8 +26,8 @@ from xai_service.wire.inference_tensors import read_numbers, read_strings, to_by
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from xai_service.service import PredictReply
     from xai_service.types import Float32Array
+    from xai_service.waves import PredictReply
 
 _MODES = {mode.value.replace(" ", "_"): mode for mode in ExplanationMode}
 _MAX_INPUTS = 1 << 20  # as many as a model may have features
@@ -39,23 +48,13 @@ class InferCall:
     outputs: tuple[str, ...]
 
 
-def decode_infer(
-    request: Any,
-    signature: InferenceSignature,
-    time_remaining_s: float | None,
-    caller: str = "",
-    arrived_ns: int = 0,
-    behind: int = 0,
-) -> InferCall:
+def decode_infer(request: Any, signature: InferenceSignature, arrival: Arrival = HERE) -> InferCall:
     """Returns the call that a request holds.
 
     Args:
         request: a `ModelInferRequest`, untrusted.
         signature: of the model that it names.
-        time_remaining_s: until the transport's deadline, ``None`` without one.
-        caller: see `PredictCall`.
-        arrived_ns: see `PredictCall`.
-        behind: see `PredictCall`.
+        arrival: how it came.
 
     Raises:
         InvalidInput: inputs that are not a matrix or columns of the types and sizes they claim, outputs that the model
@@ -73,12 +72,9 @@ def decode_infer(
         rows=rows,
         columns=columns,
         latency_budget_ms=options.latency_budget_ms,
-        time_remaining_s=time_remaining_s,
         mode=mode,
         priority=options.priority,
-        caller=caller,
-        arrived_ns=arrived_ns,
-        behind=behind,
+        arrival=arrival,
     )
     return InferCall(call, outputs)
 

@@ -4,9 +4,7 @@
 empty one costs; all that gRPC wants of a pool is ``submit``. Told nothing back, gRPC keeps no count of calls under way,
 so this pool does: `has_room` says whether one more should be taken.
 
-How many may wait is found out: a call that was reached too late for its budget halves the number (`note_late`), each
-that was in time adds a little (`note_in_time`). A queue that is as long as callers have patience for loses none of them
-by age, and refusing at the door costs a third of refusing after the wait.
+How many may wait is found out (`Room`).
 
 gRPC has a thread wait for a call's message. Callers who are slow to send theirs would hold all threads: where that
 shows, further ones are started, and end again when there is nothing for them to do.
@@ -22,12 +20,13 @@ import time
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
+from xai_service.wire.room import Room
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 _log = logging.getLogger(__name__)
 
-_MORE_WHEN_IN_TIME = 0.25
 _SLOW_S = 0.05  # to send a message
 _MOST_THREADS = 256  # beyond the fixed ones
 
@@ -43,13 +42,14 @@ class LightPool:
     Args:
         threads: how many calls are worked on at once.
         max_waiting: how many may wait for a thread at the most.
+
+    Attributes:
+        room: how many may; who works here tells it whether calls are reached in time.
     """
 
     def __init__(self, threads: int, max_waiting: int) -> None:
         self._queue: SimpleQueue[tuple[int, Callable[..., Any], tuple[Any, ...]] | None] = SimpleQueue()
-        self._most = max_waiting
-        self._least = min(threads, max_waiting)
-        self._limit = float(max_waiting)
+        self.room = Room(threads, max_waiting)
         self._lock = threading.Lock()
         self._under_way = 0
         self._thread = _Thread()
@@ -70,7 +70,7 @@ class LightPool:
 
     def has_room(self) -> bool:
         """Returns whether there is a thread for another call, or it may wait for one."""
-        return self._under_way < self._n_threads + self._limit
+        return self._under_way < self._n_threads + self.room.limit
 
     def submit(self, call: Callable[..., Any], *arguments: Any) -> None:
         """Queues ``call(*arguments)``. What it returns is nobody's, and what it raises is logged."""
@@ -90,15 +90,6 @@ class LightPool:
         thread = self._thread
         self._receiving.pop(thread.key, None)
         return thread.arrived_ns
-
-    def note_in_time(self) -> None:
-        """Takes note that a call was reached early enough. No lock: an update lost is one of many."""
-        if self._limit < self._most:
-            self._limit = min(float(self._most), self._limit + _MORE_WHEN_IN_TIME)
-
-    def note_late(self) -> None:
-        """Takes note that a call had waited too long when it was reached."""
-        self._limit = max(float(self._least), min(self._limit, self.waiting / 2))
 
     def close(self) -> None:
         """Ends the threads once all that was submitted is done."""

@@ -1,12 +1,13 @@
 """The gRPC server: decode, call the service, encode; listeners, health, reflection, drain.
 
-Synchronous on purpose (docs/adr/0003): a request predicts in the thread that gRPC hands it to, or in that of the
-request that leads its wave, which costs no hop, and ONNX Runtime, the kernel and the ledger all drop the GIL meanwhile.
+Synchronous on purpose (docs/adr/0003, 0015): small requests are predicted in the thread that takes gRPC's events, which
+costs no hop, and ONNX Runtime, the kernel and the ledger all drop the GIL meanwhile.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -33,8 +34,9 @@ from xai_service.perch import Perch
 from xai_service.service import ExplainService
 from xai_service.wire import health, inference, listeners
 from xai_service.wire.access import Access, Guard
-from xai_service.wire.gate import Gate
-from xai_service.wire.handlers import SERVICE_NAME, Handlers, decision_methods
+from xai_service.wire.express import Express
+from xai_service.wire.gate import Gate, wait_until_quiet
+from xai_service.wire.handlers import PREDICT, SERVICE_NAME, Handlers, decision_methods, reader
 from xai_service.wire.pool import LightPool
 from xai_service.wire.streams import Streams
 
@@ -87,6 +89,7 @@ class Server:
         self._service = service
         self._health = status or health.ServiceHealth()
         guarded = config.access is not None or config.tls_client_ca is not None
+        access = Access(config.access) if guarded else None
         # Without reuse_port a second server on the same port is an error, not a silent sharer of its requests.
         options = [
             ("grpc.so_reuseport", int(worker is not None)),
@@ -99,15 +102,25 @@ class Server:
         self._pool = LightPool(config.rpc_threads, config.max_waiting_rpcs)
         self._gate = Gate(self._pool)
         self._streams = Streams(config.rpc_threads)
+        servicer = inference.InferenceServicer(service)
         methods = {
             **decision_methods(service, self._pool, self._streams),
-            **inference.methods(service, self._pool, self._streams),
+            **inference.methods(servicer, self._pool, self._streams),
         }
         self._server = grpc.server(
             self._gate,
             handlers=[Handlers(self._pool, methods, service.telemetry)],
-            interceptors=(Guard(Access(config.access)),) if guarded else (),
+            interceptors=(Guard(access),) if access else (),
             options=options,
+        )
+        self._express = Express(
+            self._server,
+            {PREDICT: reader(service), inference.MODEL_INFER: servicer.read},
+            service,
+            self._pool,
+            self._gate,
+            access,
+            config.max_waiting_rpcs,
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if config.reflection:
@@ -138,7 +151,7 @@ class Server:
         """Serves; the health service says so."""
         self._service.start()
         self._service.on_models(self._health.show_models)
-        self._server.start()
+        self._express.start()
         if self._metrics is not None:
             self._metrics.start()
         self._health.ready((SERVICE_NAME, inference.SERVICE_NAME))
@@ -150,9 +163,13 @@ class Server:
         self._health.enter_graceful_shutdown()
         self._streams.drain()
         self._gate.shut()
+        self._express.shut()
+        wait_until_quiet(lambda: self._gate.kept + self._express.taken)
         stopped = self._server.stop(self._config.drain_s)
+        self._express.open()
         self._gate.open()
         stopped.wait()
+        self._express.close()
         self._pool.close()
         if self._metrics is not None:
             self._metrics.close()
@@ -202,6 +219,9 @@ def serve(
             _log.info("answering health checks on %s", checks.address)
         service, server = _load(config, status, worker)
         _on_signals(lambda number, _: _end_now(number) if wanted.is_set() else wanted.set())
+        # What was loaded lasts: the collector need not look through it, which took 20 to 40 ms each time.
+        gc.collect()
+        gc.freeze()
         server.start()
         if worker is None and config.pin is None:
             perch = Perch(frozenset(os.sched_getaffinity(0)))

@@ -498,7 +498,7 @@ def test_growth_is_of_the_end_against_the_beginning():
 
 
 def test_a_soak_reloads_and_fails_nothing(bench):
-    serving_soak.soak(bench, 4.0)
+    serving_soak.soak(bench, 4.0, share=0.15)  # what a busy machine carries too
     found = bench.results.soak
     assert found["reloads"] >= 2
     assert found["failed"] == 0

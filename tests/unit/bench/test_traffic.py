@@ -20,7 +20,7 @@ ROWS = np.arange(21, dtype=np.float32).reshape(7, 3)
 
 def _calls(count, wanted, rows=ROWS):
     made = traffic.requests("loan", "3", rows, wanted)
-    return [codec.decode_predict(request, None) for request in itertools.islice(made, count)]
+    return [codec.decode_predict(request) for request in itertools.islice(made, count)]
 
 
 def test_rows_take_turns_and_come_round_again():

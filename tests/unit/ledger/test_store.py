@@ -14,7 +14,7 @@ import pytest
 
 from xai_service.errors import DecisionNotFound, InternalError, Overloaded, Unavailable
 from xai_service.ledger.ids import new_id, new_ids
-from xai_service.ledger.store import Ledger, NewEntry, Stored, _Call
+from xai_service.ledger.store import Ledger, NewEntry, Stored, Ticket
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -142,7 +142,7 @@ def test_callers_that_wait_together_are_committed_together(ledger: Ledger, monke
     groups: list[int] = []
     transact = ledger._transact
 
-    def counted(group: list[_Call]) -> list[bool | Exception]:
+    def counted(group: list[Ticket]) -> list[bool | Exception]:
         groups.append(len(group))
         return transact(group)
 

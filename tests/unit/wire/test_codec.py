@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from xai_service.errors import InvalidInput
 from xai_service.ledger.entry import Explanation
-from xai_service.types import ExplanationMode, ExplanationStatus, Method, Timings
+from xai_service.types import Arrival, ExplanationMode, ExplanationStatus, Method, Timings
 from xai_service.wire import codec
 from xai_service.wire.gen.xai.v1 import decision_service_pb2 as pb
 from xai_service.wire.tensors import from_tensor, to_tensor
@@ -26,26 +26,26 @@ def request(**changes):
 
 def field(message):
     with pytest.raises(InvalidInput) as refused:
-        codec.decode_predict(message, None)
+        codec.decode_predict(message)
     (violation,) = refused.value.violations
     return violation.field
 
 
 def test_a_request_becomes_a_call():
     call = codec.decode_predict(
-        request(model_version="7", feature_names=["a", "b", "c"], latency_budget_ms=12.5), time_remaining_s=0.25
+        request(model_version="7", feature_names=["a", "b", "c"], latency_budget_ms=12.5), Arrival(0.25)
     )
     assert (call.model_name, call.model_version) == ("loan", "7")
     assert call.feature_names == ("a", "b", "c")
-    assert (call.latency_budget_ms, call.time_remaining_s) == (12.5, 0.25)
+    assert (call.latency_budget_ms, call.arrival.time_remaining_s) == (12.5, 0.25)
     np.testing.assert_array_equal(call.rows, np.ones((2, 3)))
 
 
 def test_a_request_says_what_it_wants_of_explanations():
-    assert codec.decode_predict(request(), None).mode is ExplanationMode.COMPLETE_OR_DEFERRED
+    assert codec.decode_predict(request()).mode is ExplanationMode.COMPLETE_OR_DEFERRED
     for mode in ExplanationMode:
         wire = getattr(pb, f"EXPLANATION_MODE_{mode.name}")
-        call = codec.decode_predict(request(explanation_mode=wire, priority=9), None)
+        call = codec.decode_predict(request(explanation_mode=wire, priority=9))
         assert (call.mode, call.priority) == (mode, 9)
     assert field(request(explanation_mode=17)) == "explanation_mode"
     assert field(request(priority=10)) == "priority"
@@ -54,16 +54,17 @@ def test_a_request_says_what_it_wants_of_explanations():
 @pytest.mark.parametrize("feature_names", [[], ["a", "b", "c"]], ids=["read natively", "read by protobuf"])
 def test_what_the_transport_knows_of_a_call_comes_with_it(feature_names):
     message = request(feature_names=feature_names, latency_budget_ms=5.0, priority=3, explanation_mode=1)
-    call = codec.read_predict(message.SerializeToString(), 0.25, "teller", 123, 7)
-    assert (call.caller, call.arrived_ns, call.behind, call.time_remaining_s) == ("teller", 123, 7, 0.25)
+    arrival = Arrival(0.25, "teller", 123, 7)
+    call = codec.read_predict(message.SerializeToString(), arrival)
+    assert call.arrival is arrival
     assert (call.priority, call.mode, call.latency_budget_ms) == (3, ExplanationMode.NONE, 5.0)
 
 
 def test_what_is_absent_is_none():
-    call = codec.decode_predict(request(), None)
+    call = codec.decode_predict(request())
     assert (call.model_version, call.feature_names, call.latency_budget_ms) == (None, None, None)
     # Zero is not absent: it is for the budget to refuse.
-    assert codec.decode_predict(request(latency_budget_ms=0.0), None).latency_budget_ms == 0.0
+    assert codec.decode_predict(request(latency_budget_ms=0.0)).latency_budget_ms == 0.0
 
 
 @pytest.mark.parametrize(
@@ -97,7 +98,7 @@ def test_float64_is_cast_as_ieee_says(values):
 def test_a_field_sent_twice_counts_the_last_time():
     first, second = request(model_name="one"), pb.PredictRequest(model_name="two")
     merged = pb.PredictRequest.FromString(first.SerializeToString() + second.SerializeToString())
-    assert codec.decode_predict(merged, None).model_name == "two"
+    assert codec.decode_predict(merged).model_name == "two"
 
 
 def test_a_tensor_sent_twice_is_merged_and_its_shape_no_longer_fits():
@@ -128,7 +129,7 @@ def test_any_bytes_give_a_call_or_a_refusal(data):
     except DecodeError:
         return  # gRPC refuses it before us
     try:
-        call = codec.decode_predict(message, None)
+        call = codec.decode_predict(message)
     except InvalidInput:
         return  # anything else is our fault
     assert call.model_name
@@ -154,15 +155,10 @@ MESSAGES = st.builds(
 @given(MESSAGES)
 def test_any_message_gives_a_call_or_a_refusal(message):
     try:
-        call = codec.decode_predict(message, None)
+        call = codec.decode_predict(message)
     except InvalidInput:
         return
     assert call.rows.shape == tuple(message.input.shape)
-
-
-@pytest.mark.parametrize(("seconds", "expected"), [(None, None), (math.inf, None), (0.0, 0.0), (1.5, 1.5)])
-def test_time_remaining(seconds, expected):
-    assert codec.time_remaining(seconds) == expected
 
 
 def test_decision_ids():

@@ -26,7 +26,7 @@ def test_there_and_back():
     assert texts == ("Bern", None, "")
     np.testing.assert_array_equal(ages, np.array([1.5, np.nan, 2], np.float32))
     assert np.isnan(gaps).all()
-    call = decode_predict(request(*to_columns(TABLE, ["city", "age", "gap"])), None)
+    call = decode_predict(request(*to_columns(TABLE, ["city", "age", "gap"])))
     assert call.rows.shape == (3, 0)
     assert call.strings == {0: ("Bern", None, "")}
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.inference import arrays, matrix, request, status_of
 from xai_service.errors import FieldViolation, InvalidInput, Unavailable
-from xai_service.types import ExplanationMode, Explanations, ExplanationStatus, Method, Prediction
+from xai_service.types import HERE, Arrival, ExplanationMode, Explanations, ExplanationStatus, Method, Prediction
 from xai_service.wire.fields import parse
 from xai_service.wire.gen.inference import grpc_service_pb2 as pb
 from xai_service.wire.inference_codec import decode_infer, encode_infer, in_their_terms
@@ -33,8 +33,8 @@ def model(task="binary_classification", strings=(), n_outputs=1, classes=("no", 
 NUMBERS, STRINGS = InferenceSignature.of(model()), InferenceSignature.of(model(strings=(1,)))
 
 
-def decode(message, signature=NUMBERS, time_remaining_s=None):
-    return decode_infer(parse(pb.ModelInferRequest, message.SerializeToString()), signature, time_remaining_s)
+def decode(message, signature=NUMBERS, arrival=HERE):
+    return decode_infer(parse(pb.ModelInferRequest, message.SerializeToString()), signature, arrival)
 
 
 def refused(message, field, says, signature=NUMBERS):
@@ -53,9 +53,9 @@ def parameters(**values):
 
 
 def test_a_matrix_becomes_a_call():
-    infer = decode(request(inputs=matrix(ROWS), model_version="2", id="x"), time_remaining_s=0.5)
+    infer = decode(request(inputs=matrix(ROWS), model_version="2", id="x"), arrival=Arrival(0.5))
     call = infer.predict
-    assert (call.model_name, call.model_version, call.time_remaining_s) == ("loan", "2", 0.5)
+    assert (call.model_name, call.model_version, call.arrival.time_remaining_s) == ("loan", "2", 0.5)
     assert (call.columns, call.feature_names, call.latency_budget_ms, call.priority) == ((), None, None, 0)
     np.testing.assert_array_equal(call.rows, ROWS)
     assert infer.outputs == ("label", "probabilities", "margin", "treeshap_output", "decision_id")

@@ -64,17 +64,13 @@ def test_who_finds_calls_late_makes_the_queue_shorter_and_it_grows_again(make):
     pool, go = make(1, 64), threading.Event()
     for _ in range(41):
         pool.submit(go.wait, LONG_S)
-    pool.note_late()
+    pool.room.late(pool.waiting)
     assert not pool.has_room()  # 40 wait, and 20 may
-    pool.note_late()
     go.set()
     pool.close()
     for _ in range(64):
-        pool.note_late()
+        pool.room.late(pool.waiting)
     assert pool.has_room()  # there is always room for what a thread takes at once
-    for _ in range(4 * 64):
-        pool.note_in_time()
-    assert pool._limit == 64
 
 
 def test_a_thread_knows_when_its_call_came(make):
