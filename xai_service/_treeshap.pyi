@@ -50,6 +50,7 @@ class Forest:
 
 class WorkerPool:
     threads: int
+    busy: bool
     def __init__(self, threads: int) -> None: ...
 
 class ExplainJob:

@@ -80,8 +80,9 @@ class Overlap:
             return _unexplained(model, model.predict(rows), n, ExplanationStatus.DEFERRED, detail)
 
         method = model.method_for(n)
-        in_turn = pace.estimate_us(here_us) <= min(_LONGEST_HERE_US, _SHARE_OF_WHAT_IS_LEFT * left_us) and (
-            not self._has_core_to_spare or order.in_turn()
+        # As calibrated: the pace knows of waiting for workers, and there is none here.
+        in_turn = here_us <= min(_LONGEST_HERE_US, _SHARE_OF_WHAT_IS_LEFT * left_us) and (
+            not self._has_core_to_spare or order.in_turn() or self._pool.busy
         )
         started_ns = time.monotonic_ns()
         if in_turn:

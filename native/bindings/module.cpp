@@ -354,7 +354,8 @@ PYBIND11_MODULE(_treeshap, m) {
   // Destroying a pool waits for the chunks under way.
   py::class_<WorkerPool, std::shared_ptr<WorkerPool>>(m, "WorkerPool", py::release_gil_before_calling_cpp_dtor())
       .def(py::init<int>(), py::arg("threads"))
-      .def_property_readonly("threads", &WorkerPool::threads);
+      .def_property_readonly("threads", &WorkerPool::threads)
+      .def_property_readonly("busy", &WorkerPool::busy);
 
   py::class_<ExplainJob>(m, "ExplainJob")
       .def("wait", &ExplainJob::wait, py::arg("timeout_s"))

@@ -100,6 +100,11 @@ std::shared_ptr<Job> WorkerPool::submit(std::size_t items, std::size_t chunk, Pr
   return job;
 }
 
+bool WorkerPool::busy() const {
+  std::lock_guard lock(shared_->mutex);
+  return shared_->at_work >= n_threads_;
+}
+
 void WorkerPool::run(Shared& shared) {
   std::unique_lock lock(shared.mutex);
   for (;;) {
@@ -112,9 +117,11 @@ void WorkerPool::run(Shared& shared) {
     const std::size_t end = job->stop_.stop_requested() ? job->items_ : std::min(begin + job->chunk_, job->items_);
     job->next_ = end;
     if (end == job->items_) queue.pop_front();
+    ++shared.at_work;
     lock.unlock();
     run_chunk(*job, begin, end);
     lock.lock();
+    --shared.at_work;
   }
 }
 

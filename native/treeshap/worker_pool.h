@@ -72,6 +72,8 @@ class WorkerPool {
   WorkerPool& operator=(const WorkerPool&) = delete;
 
   int threads() const { return n_threads_; }
+  // Whether a job would have to wait: every worker is at work.
+  bool busy() const;
 
   // Queues a job of `items` > 0 items, handed out `chunk` > 0 at a time. Throws std::logic_error in a process forked
   // after the pool was made: threads do not survive a fork.
@@ -83,6 +85,7 @@ class WorkerPool {
     std::condition_variable ready;
     std::deque<std::shared_ptr<Job>> queue[2];  // by Priority
     bool closing = false;
+    int at_work = 0;
     std::vector<std::thread> threads;
   };
   static void run(Shared& shared);

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -66,6 +67,14 @@ def test_both_orders_give_the_same_bits(model, rows, orders, n):
 def test_without_a_core_to_spare_the_calling_thread_does_both(model, rows, orders):
     make, made = orders
     make(in_turn=False, cpus=1).predict_and_explain(model, rows[:3], NO_LIMIT)
+    assert made == ["here"]
+
+
+def test_where_the_workers_are_at_work_nobody_waits_for_them(model, rows, orders):
+    make, made = orders
+    one = make(in_turn=False)
+    one._pool = SimpleNamespace(busy=True, threads=1)
+    one.predict_and_explain(model, rows[:3], NO_LIMIT)
     assert made == ["here"]
 
 

@@ -55,6 +55,16 @@ def busy() -> Iterator[tuple[WorkerPool, Callable[[], None]]]:
     assert blocker.wait(FOREVER_S)
 
 
+def test_it_is_busy_while_every_worker_is_at_work(busy: tuple[WorkerPool, Callable[[], None]]) -> None:
+    pool, let_go = busy
+    assert pool.busy
+    let_go()
+    end = time.monotonic() + FOREVER_S
+    while pool.busy:
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3, 8])
 def test_the_same_bits_for_any_threads_and_rows(threads: int) -> None:
     pool = WorkerPool(threads)

@@ -26,6 +26,7 @@ _RAND_B = (1 << _RAND_B_BITS) - 1
 _RAND_A = (1 << 12) - 1
 _SEED_BYTES = 10
 _STEP_BYTES = 4
+_AT_ONCE = 64
 _VERSION_AND_VARIANT = 0x7 << 76 | 0b10 << _RAND_B_BITS
 
 
@@ -97,9 +98,13 @@ os.register_at_fork(after_in_child=_shared.__init__)  # type: ignore[misc]
 
 def new_ids(n: int) -> list[uuid.UUID]:
     """Make n ids in increasing order, greater than all that this process made before. Thread-safe."""
-    with _shared.lock:
-        entropy = _shared.entropy(IdSequence.entropy_bytes(n))
-        return _shared.ids.take(n, now_ms=time.time_ns() // 1_000_000, entropy=entropy)
+    ids: list[uuid.UUID] = []
+    while len(ids) < n:
+        some = min(n - len(ids), _AT_ONCE)  # others wait for the lock
+        with _shared.lock:
+            entropy = _shared.entropy(IdSequence.entropy_bytes(some))
+            ids += _shared.ids.take(some, now_ms=time.time_ns() // 1_000_000, entropy=entropy)
+    return ids
 
 
 def new_id() -> uuid.UUID:
