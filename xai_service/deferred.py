@@ -190,7 +190,7 @@ class DeferredExplainer:
             for decision, explanation in zip(decisions, explanations, strict=True):
                 data = encode_explanation(decision.decision_id, explanation)
                 begun.append((self._ledger.begin_amend(decision.decision_id, data), explanation.status))
-        except XaiError as error:
+        except Exception as error:  # noqa: BLE001 (raised once those that were begun are counted)
             failure = error
         for ticket, status in begun:
             try:
@@ -198,6 +198,7 @@ class DeferredExplainer:
                     self.forget(1)
                     self.finished[status] += 1
             except XaiError as error:  # the others may be stored all the same
-                failure = error
+                if not isinstance(failure, Overloaded | Unavailable):  # which say: try these again
+                    failure = error
         if failure is not None:
             raise failure

@@ -119,7 +119,8 @@ class DeferredLane:
     Args:
         work: finishes up to a batch of them and returns whether it should be called again at once. It is called
             until it says no, then again after `wake`. Its errors are logged and it is tried again after a pause.
-        is_busy: whether requests are under way. Then it rests between batches, so as to take a quarter of the time.
+        is_busy: whether requests are under way. While they are it rests between batches, so as to take a quarter of the
+            time, but no longer than a second.
     """
 
     _PAUSE_S = 1.0
@@ -157,8 +158,9 @@ class DeferredLane:
                 began = time.monotonic()
                 try:
                     more = self._work()
-                    if self._is_busy():
-                        self._closing.wait(self._REST * (time.monotonic() - began))
+                    rested_at = time.monotonic() + min(self._PAUSE_S, self._REST * (time.monotonic() - began))
+                    while self._is_busy() and time.monotonic() < rested_at and not self._closing.is_set():
+                        self._closing.wait(0.01)
                 except XaiError as error:
                     _log.warning("deferred explanations wait %.0f s: %s", self._PAUSE_S, error)
                     self._closing.wait(self._PAUSE_S)

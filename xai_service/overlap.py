@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 # What the calling thread explains cannot be stopped, so it must be short, and short beside what is left.
-_LONGEST_HERE_US = 2_000.0
+_LONGEST_HERE_US = 4_000.0
+_PATIENCE_S = 0.004  # with workers, where this thread could do it too
 _SHARE_OF_WHAT_IS_LEFT = 0.25
 _SMALL_BATCH = 64
 
@@ -72,7 +73,10 @@ class Overlap:
         predict_us, calibrated_us, here_us = learnt.costs.get(n) or self._costs(learnt, model, n)
         left_us = deadline.remaining_us(time.monotonic_ns())
         # While the prediction runs, the caller waits anyway: what is done by then costs nothing, whatever is left.
-        if not pace.fits(calibrated_us, max(left_us, predict_us)):
+        # As calibrated, since in this thread there are no workers to wait for, which is what the pace knows of.
+        is_short = here_us <= _LONGEST_HERE_US
+        fits_here = is_short and here_us <= left_us / 2
+        if not fits_here and not pace.fits(calibrated_us, max(left_us, predict_us)):
             detail = (
                 f"estimated at {pace.estimate_us(calibrated_us) / 1e3:.3g} ms, with {left_us / 1e3:.3g} ms left of the "
                 f"budget of {deadline.budget_ms:.3g} ms"
@@ -80,7 +84,6 @@ class Overlap:
             return _unexplained(model, model.predict(rows), n, ExplanationStatus.DEFERRED, detail)
 
         method = model.method_for(n)
-        # As calibrated: the pace knows of waiting for workers, and there is none here.
         in_turn = here_us <= min(_LONGEST_HERE_US, _SHARE_OF_WHAT_IS_LEFT * left_us) and (
             not self._has_core_to_spare or order.in_turn() or self._pool.busy
         )
@@ -88,7 +91,7 @@ class Overlap:
         if in_turn:
             prediction, outcome = _in_turn(model, rows)
         else:
-            prediction, outcome = _at_once(self._pool, model, rows, deadline)
+            prediction, outcome = _at_once(self._pool, model, rows, deadline, is_short=is_short)
         ended_ns = time.monotonic_ns()
         if not isinstance(outcome, Attributions):
             return self._without(outcome, learnt, model, prediction, (ended_ns - started_ns) / 1e3, deadline)
@@ -144,16 +147,20 @@ def _unexplained(
 
 def _in_turn(model: ModelSnapshot, rows: Float32Array) -> tuple[Prediction, _Outcome]:
     prediction = model.predict(rows)
+    return prediction, _here(model, rows)
+
+
+def _here(model: ModelSnapshot, rows: Float32Array) -> _Outcome:
     started_ns = time.monotonic_ns()
     try:
         phi = model.explain_here(rows)
     except (RuntimeError, MemoryError) as error:
-        return prediction, error
-    return prediction, Attributions(phi, started_ns, time.monotonic_ns())
+        return error
+    return Attributions(phi, started_ns, time.monotonic_ns())
 
 
 def _at_once(
-    pool: treeshap.WorkerPool, model: ModelSnapshot, rows: Float32Array, deadline: Deadline
+    pool: treeshap.WorkerPool, model: ModelSnapshot, rows: Float32Array, deadline: Deadline, *, is_short: bool
 ) -> tuple[Prediction, _Outcome]:
     try:
         job = model.explain(pool, rows)
@@ -161,7 +168,13 @@ def _at_once(
         return model.predict(rows), error
     try:
         prediction = model.predict(rows)
-        ready = wait_until(job.wait, lambda: deadline.remaining_s(time.monotonic_ns()))
+        # Workers that are at something else are not waited for where this thread is as quick.
+        ready = job.wait(_PATIENCE_S) if is_short else False
+        left_s = deadline.remaining_s(time.monotonic_ns())
+        if not ready and is_short and (left_s is None or left_s > _PATIENCE_S):
+            job.cancel()
+            return prediction, _here(model, rows)
+        ready = ready or wait_until(job.wait, lambda: deadline.remaining_s(time.monotonic_ns()))
     finally:
         job.cancel()
     if not ready:

@@ -22,6 +22,10 @@ class Profiles:
         # By weak reference: a model's statistics go with it.
         self._by_model: weakref.WeakKeyDictionary[ModelSnapshot, FeatureProfile] = weakref.WeakKeyDictionary()
 
+    def check(self, rows: Float32Array, columns: tuple[Column, ...], model: ModelSnapshot) -> None:
+        """Raises InvalidInput where the rows are not the model's; leaves no trace of them."""
+        check_values(rows, columns, model, FeatureProfile(len(model.feature_names)))
+
     def check_and_merge(self, rows: Float32Array, columns: tuple[Column, ...], model: ModelSnapshot) -> None:
         """Folds the rows in when they are the model's, else raises InvalidInput and leaves no trace of them."""
         profile = self._by_model.get(model)

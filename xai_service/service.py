@@ -24,7 +24,7 @@ from xai_service.checks import check_shape, in_model_order
 from xai_service.config import ServiceConfig
 from xai_service.decisions import decisions_of, read_decision
 from xai_service.deferred import DeferredExplainer
-from xai_service.errors import BudgetExhausted, InternalError, Overloaded, Unavailable, XaiError
+from xai_service.errors import BudgetExhausted, InternalError, InvalidInput, Overloaded, Unavailable, XaiError
 from xai_service.lanes import Admission, DeferredLane
 from xai_service.ledger.entry import Decision, Explanation, encode_decision
 from xai_service.ledger.ids import new_ids
@@ -119,12 +119,8 @@ class ExplainService:
         """
         requests = [self._admit(call) for call in calls]
         admitted = [request for request in requests if request.error is None]
-        if len(admitted) == 1:
-            self._answer_alike(admitted)
-        elif admitted:
-            trace_context.enter(trace_context.NONE)  # of what is done for several
-            for alike in self._alike(admitted):
-                self._answer_alike(alike)
+        for alike in self._alike(admitted) if len(admitted) > 1 else [admitted] * len(admitted):
+            self._answer_alike(alike)
         return Answers(requests, self._finish)
 
     def is_short(self, call: PredictCall) -> bool:
@@ -243,20 +239,33 @@ class ExplainService:
 
     def _answer_alike(self, requests: list[Request]) -> None:
         """Predicts and explains requests that want the same of one model."""
+        trace_context.enter(requests[0].call.arrival.trace if len(requests) == 1 else trace_context.NONE)
         try:
             self._predict_and_explain(requests)
         except Exception as error:  # noqa: BLE001 (its caller is told)
             self._failed(requests, error)
 
     def _failed(self, requests: list[Request], error: Exception) -> None:
+        requests = [request for request in requests if request.error is None]
         if len(requests) == 1:
             requests[0].error = error
-            return
-        for request in requests:
-            if isinstance(error, (Overloaded, Unavailable)):
+        elif isinstance(error, (Overloaded, Unavailable)):
+            for request in requests:
                 request.error = copy.copy(error)  # each caller is told its own
-            else:  # whose it is shows when each is answered alone
+        elif isinstance(error, InvalidInput) and (good := [one for one in requests if self._is_valid(one)]) != requests:
+            if good:
+                self._answer_alike(good)
+        else:  # whose it is shows when each is answered alone
+            for request in requests:
                 self._answer_alike([request])
+
+    def _is_valid(self, request: Request) -> bool:
+        """Whether its values are its model's; if not it has its error."""
+        try:
+            self._profiles.check(request.call.rows, request.call.columns, request.model)
+        except InvalidInput as error:
+            request.error = error
+        return request.error is None
 
     def _predict_and_explain(self, requests: list[Request]) -> None:
         first = requests[0]
@@ -347,6 +356,7 @@ class ExplainService:
 
     def _settle(self, request: Request) -> PredictReply | Exception:
         """Returns what became of a request, once its decisions are durable."""
+        trace_context.enter(request.call.arrival.trace)
         while request.reply is None and request.error is None:
             try:
                 self._recorded(request.wave)
@@ -356,7 +366,10 @@ class ExplainService:
 
     def _finish(self, request: Request) -> PredictReply | Exception:
         """Settles a request and gives back its place."""
-        outcome = self._settle(request)
+        try:
+            outcome = self._settle(request)
+        except Exception as error:  # noqa: BLE001 (its caller is told)
+            outcome = error
         if request.has_place:
             self._admission.leave(len(request.call.rows))
         trace_context.enter(request.call.arrival.trace)

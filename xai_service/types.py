@@ -52,7 +52,7 @@ class Arrival:
         time_remaining_s: seconds left of the transport's deadline at decoding, or ``None`` without one.
         caller: who calls; requests of one caller share what is fair.
         at_ns: when it was taken from the wire, on the monotonic clock: the budget runs from then; 0: now.
-        behind: how many calls wait now that this one has got its turn: what an overload is known by.
+        behind: how many calls wait, where that is an overload.
         trace: that it belongs to (`xai_service.trace_context`).
     """
 

@@ -78,6 +78,19 @@ def test_where_the_workers_are_at_work_nobody_waits_for_them(model, rows, orders
     assert made == ["here"]
 
 
+def test_workers_that_do_not_come_are_not_waited_for(model, rows, orders, monkeypatch):
+    class Never:
+        wait = staticmethod(lambda timeout_s: timeout_s > 1.0)  # who waits for longer is told that it is ready
+        cancel = staticmethod(lambda: None)
+
+    make, made = orders
+    one = make(in_turn=False)
+    monkeypatch.setattr(ModelSnapshot, "explain", lambda *_, **__: Never())
+    _, explanations, _ = one.predict_and_explain(model, rows[:3], NO_LIMIT)
+    assert explanations.statuses == (COMPLETE,) * 3
+    assert made == ["here"]
+
+
 def test_what_is_long_is_given_to_workers_who_can_be_stopped(model, rows, orders, monkeypatch):
     make, made = orders
     monkeypatch.setattr(overlap, "_LONGEST_HERE_US", 0.0)

@@ -18,11 +18,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from xai_service import trace_context
-from xai_service.errors import Overloaded
+from xai_service.errors import BudgetExhausted, Overloaded
 from xai_service.wire.express_call import Call, check_internals, core, internals, status_of
 from xai_service.wire.questions import Question, Read, arrival_of
 from xai_service.wire.room import Room
@@ -40,12 +41,14 @@ _MOST_AT_ONCE = (
     16  # requests in a wave: twice as many cost each a tenth less, and keep those behind waiting twice as long
 )
 _LARGE = 1 << 16  # bytes of a message: from here on it is read elsewhere
-_LONGEST_LOOK_S = 0.01  # at what has come, before what is there is answered
+_LONGEST_LOOK_NS = 10_000_000  # at what has come, before what is there is answered
 _LEAST_WAITING = 16  # calls that may wait beside a wave in any case
-_PAUSE_NS = 100_000  # looking returned so late that there was nothing before
 # As RFC 8289 has it: that calls wait for longer than the first is an overload once it has lasted for the second.
 _TARGET_NS, _INTERVAL_NS = 3_000_000, 100_000_000
-_IDLE_S, _SHUT_S = 1.0, 0.005
+_IDLE_S, _SHUT_S, _HOLD_S = 1.0, 0.005, 0.001
+_MOST_UNSETTLED = 16  # waves on their way to the ledger: what one commit takes
+_MOST_RECEIVING = 8192  # calls whose message has not come
+_MORE_WHEN_IN_TIME = 0.02
 
 _Wave = Sequence[tuple[Call, Question]]
 
@@ -80,12 +83,15 @@ class Express:
         self._state = server._state  # noqa: SLF001 (see the head of this file)
         self._methods = {name.encode(): (name, read) for name, read in methods.items()}
         self._service, self._pool, self._gate, self._access = service, pool, gate, access
-        self._room = Room(min(_LEAST_WAITING, most_waiting), most_waiting)
+        self._room = Room(_LEAST_WAITING, most_waiting, _MORE_WHEN_IN_TIME)
         self._waiting: deque[tuple[Call, Question]] = deque()
         self._shed: list[Call] = []
         self._no_room = Overloaded("too many calls wait already; try again")
         self._no_room_status = status_of(self._no_room)  # once: there is no time for it when it is needed
         self._taken = 0
+        self._receiving = 0
+        self._is_empty = False
+        self._look_until_ns = 0
         self._empty_ns = time.monotonic_ns()  # when the queue was last found empty
         self._clear_ns = self._empty_ns  # and nobody had waited for long
         self._shut = False
@@ -129,92 +135,123 @@ class Express:
     # In gRPC's polling thread.
 
     def _run(self) -> None:
-        queue, look_until = self._state.completion_queue, 0.0
-        while True:
-            looked_ns = time.monotonic_ns()
-            waits = not self._shut and bool(self._waiting or self._shed)
-            if waits and not look_until:
-                look_until = looked_ns / 1e9 + _LONGEST_LOOK_S
-            event = queue.poll(0.0 if waits else time.time() + (_SHUT_S if self._shut else _IDLE_S))
-            now_ns = time.monotonic_ns()
-            nothing = event.completion_type == core.CompletionType.queue_timeout
-            if nothing or (not waits and now_ns - looked_ns > _PAUSE_NS):
-                self._empty_ns = now_ns
-                if not self._waiting or now_ns - self._waiting[0][0].arrived_ns < _TARGET_NS:
-                    self._clear_ns = now_ns
-            if not nothing and not self._take(event):
-                return
-            event = None  # a finished call is to go before the next look, says gRPC
-            if self._shed and (nothing or len(self._shed) >= _MOST_AT_ONCE):
-                self._refuse_shed()
-            if waits and self._waiting and (nothing or now_ns / 1e9 >= look_until):
+        go_on = True
+        while go_on:
+            try:
+                go_on = self._turn()
+            except Exception:  # noqa: BLE001 (one call's failure is not the server's)
+                _log.exception("gRPC's events")
+
+    def _turn(self) -> bool:
+        """Looks once at what has come, and answers when there is nothing more; returns whether there will be more."""
+        waits = not self._shut and bool(self._waiting or self._shed)
+        holds = self._unsettled.qsize() >= _MOST_UNSETTLED  # the ledger is behind: calls had better wait here, and age
+        began_ns = time.monotonic_ns()
+        if waits and not self._look_until_ns:
+            self._look_until_ns = began_ns + _LONGEST_LOOK_NS
+        # Only what is known to be empty is waited at.
+        pause_s = _SHUT_S if self._shut else _HOLD_S if waits else _IDLE_S
+        is_idle = self._is_empty and (holds or not waits)
+        event = self._state.completion_queue.poll(time.time() + pause_s if is_idle else 0.0)
+        now_ns = time.monotonic_ns()
+        nothing = event.completion_type == core.CompletionType.queue_timeout
+        self._is_empty = nothing
+        if nothing or is_idle:
+            self._empty_ns = now_ns
+            if self._shut or not self._waiting or now_ns - self._waiting[0][0].arrived_ns < _TARGET_NS:
+                self._clear_ns = now_ns
+        if not nothing and not self._take(event):
+            return False
+        del event  # a finished call is to go before the next look, says gRPC
+        if self._shed and (nothing or len(self._shed) >= _MOST_AT_ONCE):
+            self._refuse_shed()
+        if nothing or now_ns >= self._look_until_ns:
+            if waits and self._waiting and not holds:
                 self._answer()
-                look_until = 0.0
-            if nothing and self._state.server_deallocated:
-                internals._begin_shutdown_once(self._state)  # noqa: SLF001
+                self._is_empty = False
+            self._look_until_ns = 0
+        if nothing and self._state.server_deallocated:
+            internals._begin_shutdown_once(self._state)  # noqa: SLF001
+        return True
 
     def _take(self, event: Any) -> bool:
         """Does what is to be done about an event; returns whether there will be more."""
-        try:
-            if event.tag is internals._REQUEST_CALL_TAG and event.success:  # noqa: SLF001
-                method = self._methods.get(event.call_details.method)
-                if method is not None:
-                    self._accept(event, *method)
-                    return True
-            return bool(internals._process_event_and_continue(self._state, event))  # noqa: SLF001
-        except Exception:  # noqa: BLE001 (one call's failure is not the server's)
-            _log.exception("an event of gRPC's")
+        state, tag = self._state, internals._REQUEST_CALL_TAG  # noqa: SLF001
+        if event.tag is not tag:
+            return bool(internals._process_event_and_continue(state, event))  # noqa: SLF001
+        method = self._methods.get(event.call_details.method) if event.success else None
+        if method is not None:
+            self._accept(event, *method)
             return True
+        try:
+            return bool(internals._process_event_and_continue(state, event))  # noqa: SLF001
+        except Exception:
+            with state.lock:  # or nothing would come any more
+                if state.stage is internals._ServerStage.STARTED and tag not in state.due:  # noqa: SLF001
+                    internals._request_call(state)  # noqa: SLF001
+            raise
 
     def _accept(self, event: Any, method: str, read: Read) -> None:
         """Takes a call, and waits for its message."""
         state, now_ns = self._state, time.monotonic_ns()
         # It came while nobody looked: nobody knows when, so in the middle of that time.
-        call = Call(event, read, now_ns - (now_ns - self._empty_ns) // 2, self._received)
+        blind_ns = min(now_ns - self._empty_ns, 2 * _LONGEST_LOOK_NS)
+        call = Call(event, read, now_ns - blind_ns // 2, self._received)
         with state.lock:
             state.due.remove(event.tag)
             state.rpc_states.add(call)
             if state.stage is internals._ServerStage.STARTED:  # noqa: SLF001
                 internals._request_call(state)  # noqa: SLF001
         self._taken += 1
-        if len(self._waiting) >= _MOST_AT_ONCE + self._room.limit:
-            self._service.telemetry.refused("", None, self._no_room)
-            self._shed.append(call)
+        if not self._has_room() or self._receiving >= _MOST_RECEIVING:
+            self._refuse_for_room(call)
             return
-        try:
+        with _answered([call]):
             if self._access is not None:
                 call.context.xai_caller = self._access.check(method, call.context)
             call.receive()
-        except Exception as error:  # noqa: BLE001 (the caller is told)
-            call.refuse(error)
+            self._receiving += 1
 
-    def _received(self, call: Call, message: bytes) -> None:
+    def _received(self, call: Call, message: bytes | None) -> None:
+        """A call's message has come, or it will have none."""
+        self._receiving -= 1
+        if message is None:
+            return
         question = None
-        if len(message) < _LARGE:
-            behind = len(self._waiting) if time.monotonic_ns() - self._clear_ns > _INTERVAL_NS else 0
-            try:
+        with _answered([call]):
+            trace_context.enter(trace_context.NONE)
+            if len(message) < _LARGE:
+                behind = len(self._waiting) if time.monotonic_ns() - self._clear_ns > _INTERVAL_NS else 0
                 question = call.read(message, arrival_of(call.context, call.arrived_ns, behind))
-            except Exception as error:  # noqa: BLE001 (the caller is told)
-                call.refuse(error)
-                return
-            if self._service.is_short(question.call):
-                self._waiting.append((call, question))
-                return
-        if self._pool.has_room():
-            self._gate.submit(self._answer_long, call, message, question)
-        else:
-            self._service.telemetry.refused("", None, self._no_room)
-            call.end(None, self._no_room_status)
+                if self._service.is_short(question.call):
+                    if self._has_room():
+                        self._waiting.append((call, question))
+                    else:
+                        self._refuse_for_room(call)
+                    return
+            if self._pool.has_room():
+                self._gate.submit(self._answer_long, call, message, question)
+            else:
+                self._refuse_for_room(call)
+
+    def _has_room(self) -> bool:
+        return self._shut or len(self._waiting) < _MOST_AT_ONCE + self._room.limit
+
+    def _refuse_for_room(self, call: Call) -> None:
+        self._shed.append(call)
+        self._service.telemetry.refused("", None, self._no_room)
 
     def _refuse_shed(self) -> None:
         """Refuses calls for want of room: several in a row cost half of what they cost one by one."""
         shed, self._shed = self._shed, []
         for call in shed:
-            call.end(None, self._no_room_status)
+            with _answered([call]):
+                call.end(None, self._no_room_status)
 
     def _answer(self) -> None:
         """Answers what waits, or as much of it as makes a wave."""
         wave = [self._waiting.popleft() for _ in range(min(len(self._waiting), _MOST_AT_ONCE))]
+        wave = [(call, question) for call, question in wave if _is_in_time(call)]
         with _answered(call for call, _ in wave):
             answers = self._service.begin([question.call for _, question in wave])
             if answers.is_settled:
@@ -236,24 +273,44 @@ class Express:
 
     def _answer_long(self, call: Call, message: bytes, question: Question | None) -> None:
         self._pool.begin()
+        if not _is_in_time(call):
+            return
         with _answered([call]):
+            arrival = arrival_of(call.context, call.arrived_ns, self._pool.waiting)
+            trace_context.enter(arrival.trace)
             if question is None:
-                question = call.read(message, arrival_of(call.context, call.arrived_ns, self._pool.waiting))
+                question = call.read(message, arrival)
+            else:
+                question.call = replace(question.call, arrival=arrival)
             (outcome,) = self._service.begin([question.call]).wait()
             _reply(call, question, outcome, self._pool.room, self._pool.waiting)
 
 
+def _is_in_time(call: Call) -> bool:
+    """Whether the caller still waits; if not it is told so."""
+    if call.context.time_remaining() > 0:
+        return True
+    with _answered([call]):
+        call.refuse(BudgetExhausted("the deadline passed before the request was looked at"))
+    return False
+
+
 def _reply(call: Call, question: Question, outcome: PredictReply | Exception, room: Room, waiting: int) -> None:
     """Tells a caller what came of its question, and the room whether it was reached in time."""
-    if not isinstance(outcome, Exception):
-        room.in_time()
-        with _answered([call]):
-            call.answer(question.write(outcome))
-        return
-    if isinstance(outcome, Overloaded):
-        room.late(waiting)
-    trace_context.enter(question.call.arrival.trace)
-    call.refuse(question.in_their_terms(outcome))
+    with _answered([call]):
+        trace_context.enter(question.call.arrival.trace)
+        if not isinstance(outcome, Exception):
+            room.in_time()
+            try:
+                body = question.write(outcome)
+            except Exception as error:  # noqa: BLE001 (the caller is told)
+                call.refuse(question.in_their_terms(error))
+            else:
+                call.answer(body)
+            return
+        if isinstance(outcome, Overloaded):
+            room.late(waiting)
+        call.refuse(question.in_their_terms(outcome))
 
 
 @contextlib.contextmanager

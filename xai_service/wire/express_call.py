@@ -73,7 +73,7 @@ class Call:
         event: gRPC's, of its coming.
         read: reads its message.
         arrived_ns: when it came, on the monotonic clock.
-        received: is given it and its message.
+        received: is given it and its message, ``None`` where there will be none: then the caller has its status.
 
     Attributes:
         context: what gRPC's context is asked for.
@@ -81,7 +81,7 @@ class Call:
 
     __slots__ = ("_call", "_received", "_statused", "arrived_ns", "context", "read")
 
-    def __init__(self, event: Any, read: Read, arrived_ns: int, received: Callable[[Call, bytes], None]) -> None:
+    def __init__(self, event: Any, read: Read, arrived_ns: int, received: Callable[[Call, bytes | None], None]) -> None:
         self._call = event.call
         self._received = received
         self._statused = False
@@ -105,7 +105,6 @@ class Call:
         """Sends the answer, if there is one, and the status; the first time it is called."""
         if self._statused:
             return
-        self._statused = True
         code, details, trailers = status
         operations = [
             core.SendInitialMetadataOperation(None, 0),
@@ -115,6 +114,7 @@ class Call:
         if body is not None:
             operations.insert(1, core.SendMessageOperation(body, 0))
         self._call.start_server_batch(operations, self._on_end)
+        self._statused = True
 
     # What gRPC's loop calls with an event: returns the state that is over, and what to call then.
 
@@ -122,8 +122,7 @@ class Call:
         message = event.batch_operations[0].message()
         if message is None:  # the caller sent none, or is gone
             self.end(None, _NO_MESSAGE)
-        else:
-            self._received(self, message)
+        self._received(self, message)
         return None, ()
 
     def _on_end(self, _event: Any) -> tuple[Call, tuple[()]]:

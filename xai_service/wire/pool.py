@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_MORE_WHEN_IN_TIME = 0.25
 _SLOW_S = 0.05  # to send a message
 _MOST_THREADS = 256  # beyond the fixed ones
 
@@ -49,7 +50,7 @@ class LightPool:
 
     def __init__(self, threads: int, max_waiting: int) -> None:
         self._queue: SimpleQueue[tuple[int, Callable[..., Any], tuple[Any, ...]] | None] = SimpleQueue()
-        self.room = Room(threads, max_waiting)
+        self.room = Room(threads, max_waiting, _MORE_WHEN_IN_TIME)
         self._lock = threading.Lock()
         self._under_way = 0
         self._thread = _Thread()

@@ -6,8 +6,6 @@ as long as callers have patience for loses none of them by age, and refusing at 
 
 from __future__ import annotations
 
-_MORE_WHEN_IN_TIME = 0.02
-
 
 class Room:
     """No lock: an update lost is one of many.
@@ -15,19 +13,21 @@ class Room:
     Args:
         least: that may wait in any case.
         most: that may wait at the most.
+        more: by how many a call that was in time raises the limit.
 
     Attributes:
         limit: how many may wait now.
     """
 
-    def __init__(self, least: int, most: int) -> None:
+    def __init__(self, least: int, most: int, more: float) -> None:
+        self._more = more
         self._least, self._most = min(least, most), most
         self.limit = float(most)
 
     def in_time(self) -> None:
         """Takes note that a call was reached early enough."""
         if self.limit < self._most:
-            self.limit = min(float(self._most), self.limit + _MORE_WHEN_IN_TIME)
+            self.limit = min(float(self._most), self.limit + self._more)
 
     def late(self, waiting: int) -> None:
         """Takes note that a call had waited too long when it was reached, and ``waiting`` more wait."""

@@ -9,11 +9,11 @@ from xai_service.wire.room import Room
 
 
 def test_it_begins_with_all_there_is():
-    assert Room(4, 64).limit == 64
+    assert Room(4, 64, 0.05).limit == 64
 
 
 def test_one_that_is_late_halves_what_waits():
-    room = Room(4, 64)
+    room = Room(4, 64, 0.05)
     room.late(40)
     assert room.limit == 20
     room.late(100)
@@ -21,7 +21,7 @@ def test_one_that_is_late_halves_what_waits():
 
 
 def test_it_grows_again_and_never_too_far():
-    room = Room(4, 64)
+    room = Room(4, 64, 0.05)
     room.late(0)
     assert room.limit == 4
     for _ in range(1000):
@@ -34,7 +34,7 @@ def test_it_grows_again_and_never_too_far():
 
 @given(st.integers(0, 100), st.integers(0, 100), st.lists(st.none() | st.integers(0, 1000)))
 def test_it_stays_between_its_bounds(least, most, events):
-    room = Room(least, most)
+    room = Room(least, most, 0.25)
     for waiting in events:
         if waiting is None:
             room.in_time()
