@@ -48,16 +48,22 @@ def ours(settings: dict[str, Any]) -> None:
     config: Any = importlib.import_module("xai_service.config")
     wire: Any = importlib.import_module("xai_service.wire.server")
     questions: Any = importlib.import_module("xai_service.wire.questions")
+    types: Any = importlib.import_module("xai_service.types")
+    _Echo.arrival = types.HERE
     express = wire.Express
 
     def with_echo(server: Any, methods: Mapping[str, Any], service: Any, *rest: Any) -> Any:
-        echo = {ECHO: lambda message, _: questions.Question(message, bytes)}
+        echo = {ECHO: lambda message, _: questions.Question(_Echo(message), bytes)}
         return express(server, {**methods, **echo}, _Echoing(service), *rest)
 
     wire.Express = with_echo
     paths = {name: Path(settings.pop(name)) for name in ("repository", "ledger")}
     settings["listen"] = tuple(settings["listen"])
     wire.serve(config.ServiceConfig(**paths, **settings), lambda addresses: _say(addresses[0]))
+
+
+class _Echo(bytes):
+    arrival: Any
 
 
 class _Echoing:

@@ -19,6 +19,7 @@ from sklearn.pipeline import Pipeline
 from tests import inference, oracles, pipelines
 from tests.conftest import serving
 from tests.flights import COLUMNS, STRINGS, flights
+from xai_service import overlap
 from xai_service.cli import main
 from xai_service.client import Client, RequestFailed
 from xai_service.model.costs import Pace
@@ -84,6 +85,7 @@ def test_the_record_holds_what_was_sent(address: str, monkeypatch: pytest.Monkey
     with Client(address) as client:
         reply = client.predict(rows, "late")
         monkeypatch.setattr(Pace, "fits", lambda *_: False)
+        monkeypatch.setattr(overlap, "_LONGEST_HERE_US", 0.0)
         deferred = client.predict(rows, "late", latency_budget_ms=50)
         later = [client.explanation(one, wait_s=20) for one in deferred.decision_ids]
         recorded = [client.decision(one) for one in reply.decision_ids]

@@ -17,6 +17,7 @@ from tests.conftest import serving
 from tests.matrix import lightgbm_models, xgboost_models
 from tests.matrix.data import NAMES, REGION, people
 from tests.matrix.oracles import Case
+from xai_service import overlap
 from xai_service.cli import main
 from xai_service.client import Client, RequestFailed
 from xai_service.model.costs import Pace
@@ -134,6 +135,7 @@ def test_an_explanation_of_each_class_may_come_later(
 ) -> None:
     rows = people().rows[:3]
     monkeypatch.setattr(Pace, "fits", lambda *_: False)
+    monkeypatch.setattr(overlap, "_LONGEST_HERE_US", 0.0)
     with Client(address) as client:
         reply = client.predict(rows, "ova", latency_budget_ms=50)
         assert set(reply.statuses) == {ExplanationStatus.DEFERRED}

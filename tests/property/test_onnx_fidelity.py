@@ -56,7 +56,8 @@ def ensembles(draw: st.DrawFn) -> dict[str, Any]:
     )
     split = st.tuples(st.integers(0, N - 1), st.sampled_from(THRESHOLDS), st.sampled_from(MODES), st.booleans())
     trees = st.recursive(leaves, lambda child: st.tuples(split, child, child), max_leaves=8)
-    forest = draw(st.dictionaries(st.integers(-(1 << 31), (1 << 31) - 1), trees, min_size=1, max_size=4))
+    tree_ids = st.integers(-(1 << 31), (1 << 31) - 1).filter(lambda one: one != -1)  # which is refused
+    forest = draw(st.dictionaries(tree_ids, trees, min_size=1, max_size=4))
     total = sum(map(_size, forest.values()))
     nodes: list[dict[str, Any]] = []
     weights: list[tuple[int, int, int, float]] = []

@@ -117,6 +117,8 @@ def raw_forest(attributes: Mapping[str, Any]) -> dict[str, Any]:
         raise InvalidModel("the tree ensemble has no node")
     if trees.min() < -_ID_LIMIT or trees.max() >= _ID_LIMIT:
         raise InvalidModel("nodes_treeids must fit 32 bits")
+    if np.any(trees == -1):
+        raise InvalidModel("nodes_treeids has a tree -1, which ONNX Runtime counts twice: number the trees from 0")
     names = ("nodes_nodeids", "nodes_featureids", "nodes_truenodeids", "nodes_falsenodeids")
     ids, features, on_true, on_false = (_array(attributes, name, np.int64) for name in names)
     thresholds = _array(attributes, "nodes_values", np.float64)

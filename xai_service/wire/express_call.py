@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from xai_service.wire.questions import Read
+
+_log = logging.getLogger(__name__)
 
 _INTERNALS = (
     *("_REQUEST_CALL_TAG", "_ServerStage", "_begin_shutdown_once", "_process_event_and_continue", "_request_call"),
@@ -105,16 +108,19 @@ class Call:
         """Sends the answer, if there is one, and the status; the first time it is called."""
         if self._statused:
             return
-        code, details, trailers = status
+        number, details, trailers = status
         operations = [
             core.SendInitialMetadataOperation(None, 0),
-            core.SendStatusFromServerOperation(trailers, code, details, 0),
+            core.SendStatusFromServerOperation(trailers, number, details, 0),
             core.ReceiveCloseOnServerOperation(0),
         ]
         if body is not None:
             operations.insert(1, core.SendMessageOperation(body, 0))
-        self._call.start_server_batch(operations, self._on_end)
+        code = self._call.start_server_batch(operations, self._on_end)
         self._statused = True
+        if code:  # then there is no event either: at least the caller does not wait for ever
+            _log.error("gRPC took no answer (%s)", code)
+            self._call.cancel()
 
     # What gRPC's loop calls with an event: returns the state that is over, and what to call then.
 

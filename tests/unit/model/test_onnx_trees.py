@@ -67,6 +67,7 @@ def test_the_good_model_is_good() -> None:
         (at("nodes_treeids", {1: 1, 5: 0}), "side by side"),
         (at("nodes_treeids", dict.fromkeys(range(5), 1 << 32)), "nodes_treeids must fit 32 bits"),
         (at("nodes_treeids", dict.fromkeys(range(5), -(1 << 40))), "nodes_treeids must fit 32 bits"),
+        (at("nodes_treeids", dict.fromkeys(range(5), -1)), "counts twice"),
         ({name: None for name in GOOD if name.startswith("nodes_")}, "has no node"),
         # what the nodes say
         (at("nodes_featureids", {0: 2}), "tree 0, node 0: splits on feature 2 of 2"),
